@@ -1,0 +1,72 @@
+"""What can go wrong, in the service's own words. Invariant: no HTTP in here.
+
+`api/problems.py` holds the one table that turns these into status codes.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """One thing wrong with an input. loc: the path to it, e.g. ("inputs", 3, "target", 7)."""
+
+    loc: tuple[str | int, ...]
+    msg: str
+    type: str
+
+
+class ShopcastError(Exception):
+    """Root of the tree. The message is shown to callers: no paths, no other caller's data."""
+
+
+class InvalidInputError(ShopcastError):
+    """The input is understood and cannot be answered; every issue names its place."""
+
+    def __init__(self, issues: tuple[Issue, ...]) -> None:
+        super().__init__(issues[0].msg if len(issues) == 1 else f"{len(issues)} invalid fields")
+        self.issues = issues
+
+
+class MalformedError(ShopcastError):
+    """The body is not what its headers say: bad JSON, bad UTF-8, a broken compression stream."""
+
+
+class UnsupportedMediaError(ShopcastError):
+    """Content type or encoding that the service does not take."""
+
+
+class TooLargeError(ShopcastError):
+    """The body is larger than the limit, before or after decompression."""
+
+
+class ForbiddenError(ShopcastError):
+    """The request comes from a place it may not come from."""
+
+
+class UnknownHostError(ShopcastError):
+    """The Host header names a host that this service does not answer for."""
+
+
+class NotFoundError(ShopcastError):
+    """A model, version or other named thing does not exist."""
+
+
+class UnavailableError(ShopcastError):
+    """The service cannot answer now; the caller may try again after `retry_after_s`."""
+
+    def __init__(self, message: str, *, reason: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.reason = reason  # bounded words for metrics: queue_full, engine_down, closing
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineError(ShopcastError):
+    """The caller's deadline passed before the answer was ready."""
+
+
+class PredictionError(ShopcastError):
+    """The model could not answer this input, through no fault of its form."""
+
+
+class ConfigurationError(ShopcastError):
+    """The service cannot start with these settings; the message names the setting."""

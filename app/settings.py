@@ -1,0 +1,110 @@
+"""Every setting, read once from the environment (prefix SHOPCAST_) and passed on.
+
+Invariant: nothing else in the service reads the environment.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import field_validator
+
+MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """The service's settings; docs/configuration.md is generated from the descriptions."""
+
+    model_config = SettingsConfigDict(env_prefix="SHOPCAST_", extra="ignore", frozen=True)
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    allow_anonymous: bool = Field(
+        default=False,
+        description="Serve other addresses than loopback although no API key exists.",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Host names the service answers for, comma separated; `*` for any. "
+        "Loopback names and the listening address always count.",
+    )
+    data_dir: Path = Field(Path("var"), description="Where the service keeps its files.")
+    database_url: str | None = Field(
+        default=None,
+        description="SQLAlchemy URL; the default is SQLite under the data directory.",
+    )
+
+    series_checkpoint: Path | None = Field(
+        default=None,
+        description="Directory of a Chronos-2 checkpoint or of a LoRA adapter; "
+        "the default is the shipped one.",
+    )
+    series_base: Path | None = Field(
+        default=None,
+        description="Directory of the base checkpoint if series_checkpoint is an adapter; "
+        "the default is the directory `base` inside it.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where networks run; auto takes a GPU if there is one."
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Arithmetic of networks; auto is bfloat16 on a GPU, else float32."
+    )
+    threads: PositiveInt | None = Field(
+        default=None, description="CPU threads of a network; the default is one for each core."
+    )
+    seasonal_adjustment: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Forecast seasonally adjusted series and put the season back; "
+        "auto does what the checkpoint was trained for.",
+    )
+
+    batch_rows: PositiveInt = Field(64, description="Most rows (series and covariates) a batch.")
+    batch_points: PositiveInt = Field(
+        64 * 1024, description="Most rows times padded length a batch."
+    )
+    queue_points: PositiveInt = Field(
+        16 * MIB, description="Most rows times length that wait before new work is refused."
+    )
+    timeout_ms: PositiveInt = Field(
+        30_000, description="Deadline of a request; a caller may ask for a shorter one."
+    )
+    grace_s: PositiveFloat = Field(
+        20.0, description="Time for work in flight to finish when the service stops."
+    )
+
+    cache_bytes: int = Field(
+        256 * MIB, ge=0, description="Size of the in-process cache of forecasts; 0 turns it off."
+    )
+    cache_ttl_s: PositiveFloat = Field(3600.0, description="How long a forecast stays cached.")
+
+    max_body_bytes: PositiveInt = Field(64 * MIB, description="Largest body after decompression.")
+    max_inputs: PositiveInt = Field(1024, description="Most inputs a request.")
+    max_history: PositiveInt = Field(
+        8192, description="Points kept of a history; ten times as many are accepted."
+    )
+    max_prediction_length: PositiveInt = Field(1024, description="Longest horizon, in periods.")
+    max_covariates: PositiveInt = Field(20, description="Most covariates of an input.")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least level that is logged."
+    )
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @property
+    def database(self) -> str:
+        """The URL of the database, default filled in."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'shopcast.sqlite3'}"
+
+    @property
+    def cores(self) -> int:
+        """CPU threads a network may use."""
+        return self.threads or len(os.sched_getaffinity(0))

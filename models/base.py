@@ -1,0 +1,120 @@
+"""The contract between the service and a network.
+
+Invariant: what crosses this line is plain, frozen and free of torch, and the result of a task
+depends on that task alone.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+CategoryArray = NDArray[np.object_]
+
+
+class ModelError(Exception):
+    """Anything a network, a checkpoint or the learning code refuses."""
+
+
+class CheckpointError(ModelError):
+    """A checkpoint that cannot be served; the message says which file or tensor, and why."""
+
+
+class OutOfMemoryError(ModelError):
+    """The batch did not fit the device; a smaller one may."""
+
+
+class NotFiniteError(ModelError):
+    """The network answered with NaN or infinity for a task."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Covariate:
+    """What is known beside the target.
+
+    past: shape (history,), numbers (NaN is missing) or, as objects, categories (None is missing).
+    future: shape (prediction_length,), of the same kind, or None where only the past is known.
+    """
+
+    name: str
+    past: FloatArray | CategoryArray
+    future: FloatArray | CategoryArray | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Series:
+    """One item's history.
+
+    target: shape (targets, history), float64, NaN is missing; the last column is the period
+    before the first forecast one. season_lengths: in periods, from the frequency; () if the
+    frequency has no season, None if the frequency is unknown.
+    """
+
+    target: FloatArray
+    covariates: tuple[Covariate, ...] = ()
+    season_lengths: tuple[int, ...] | None = None
+    non_negative: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SeriesTask:
+    """What is forecast as a whole: one series, or several that may inform one another.
+
+    quantile_levels lie in (0, 1), in any order, without repeats.
+    """
+
+    series: tuple[Series, ...]
+    prediction_length: int
+    quantile_levels: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SeriesForecast:
+    """The distribution of one series' future.
+
+    quantiles: shape (targets, levels, prediction_length), levels in the order asked for.
+    mean: shape (targets, prediction_length), the mean of the distribution.
+    """
+
+    quantiles: FloatArray
+    mean: FloatArray
+
+
+SeriesResult = tuple[SeriesForecast, ...]
+"""One forecast for each series of a task, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The cost of a task: `rows` of `length` periods each; a batch pads to its longest row."""
+
+    rows: int
+    length: int
+
+
+TaskT_contra = TypeVar("TaskT_contra", contravariant=True)
+ResultT_co = TypeVar("ResultT_co", covariant=True)
+
+
+class Network(Protocol, Generic[TaskT_contra, ResultT_co]):
+    """What a live model version can do. All of it but `predict` is cheap and thread-safe."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of weights, config and engine settings: equal if answers are equal."""
+
+    def lane(self, task: TaskT_contra) -> Hashable:
+        """Tasks of one lane may share a batch."""
+
+    def work(self, task: TaskT_contra) -> Work:
+        """What the task costs."""
+
+    def predict(self, tasks: Sequence[TaskT_contra]) -> Sequence[ResultT_co]:
+        """Answer tasks of one lane as one batch; blocking, called from one thread at a time.
+
+        Raises OutOfMemoryError if the batch does not fit, and ModelError for a task that cannot
+        be answered.
+        """
