@@ -1,0 +1,256 @@
+"""Checkpoints on disk: load, verify, save.
+
+Invariant: only safetensors are read, nothing is fetched, and what cannot be served is refused
+with the reason before it answers anybody.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from chronos.chronos2.config import Chronos2CoreConfig
+from chronos.chronos2.layers import MHA, MLP, Chronos2LayerNorm, ResidualBlock
+from chronos.chronos2.model import Chronos2Model
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from models.base import CheckpointError
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+BASE_DIRECTORY = "base"
+
+QUANTILES = (0.01, *(round(0.05 * step, 2) for step in range(1, 20)), 0.99)
+
+# The configurations of the published Chronos-2 checkpoints, and a tiny one for tests.
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "chronos-2": {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
+    "chronos-2-small": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
+    "tiny": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4},
+}
+FORECASTING: dict[str, dict[str, int]] = {
+    "chronos-2": {"context_length": 8192, "max_output_patches": 64},
+    "chronos-2-small": {"context_length": 8192, "max_output_patches": 64},
+    "tiny": {"context_length": 256, "max_output_patches": 4},
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SeriesCheckpoint:
+    """A verified Chronos-2 network.
+
+    model: on the CPU, in float32, in evaluation mode. digest: hex SHA-256 of everything that was
+    read. options: what the checkpoint says of itself under `shopcast` in its config.json.
+    """
+
+    name: str
+    model: Chronos2Model
+    digest: str
+    options: dict[str, Any]
+
+
+def shipped(name: str) -> Path:
+    """The directory of the checkpoint that comes with the package."""
+    return Path(__file__).parent / "pretrained" / name
+
+
+def load_series(directory: Path, *, base: Path | None = None) -> SeriesCheckpoint:
+    """Read a Chronos-2 checkpoint, or a LoRA adapter on top of its base.
+
+    base: the base checkpoint of an adapter; by default the directory `base` inside it. What the
+    adapter's own config says of its base is ignored.
+    Raises CheckpointError with the reason.
+    """
+    if not directory.is_dir():
+        raise CheckpointError(f"checkpoint directory {directory.name!r} does not exist")
+    if (directory / ADAPTER_CONFIG).exists():
+        return _load_adapter(directory, base or directory / BASE_DIRECTORY)
+    config, raw = _read_config(directory)
+    files = _weight_files(directory)
+    model = _build(config)
+    _fill(model, _read_tensors(files))
+    digest = _digest([directory / CONFIG, *files])
+    return SeriesCheckpoint(directory.name, model.eval(), digest, dict(raw.get("shopcast") or {}))
+
+
+def save_random(directory: Path, configuration: str, *, seed: int = 0) -> Path:
+    """Save a network with random weights in one of CONFIGURATIONS, and return its directory."""
+    config = series_config(CONFIGURATIONS[configuration], FORECASTING[configuration])
+    model = new_series_model(config, seed=seed)
+    model.save_pretrained(directory)
+    return directory
+
+
+def series_config(
+    architecture: dict[str, Any], forecasting: dict[str, Any], *, patch: int = 16
+) -> Chronos2CoreConfig:
+    """The config of a Chronos-2 network with Chronos-2's 21 quantiles and no dropout."""
+    return Chronos2CoreConfig(
+        **architecture,
+        dropout_rate=0.0,
+        architectures=["Chronos2Model"],
+        chronos_pipeline_class="Chronos2Pipeline",
+        chronos_config={
+            "input_patch_size": patch,
+            "input_patch_stride": patch,
+            "output_patch_size": patch,
+            "quantiles": list(QUANTILES),
+            "use_arcsinh": True,
+            "use_reg_token": True,
+            **forecasting,
+        },
+    )
+
+
+def new_series_model(config: Chronos2CoreConfig, *, seed: int) -> Chronos2Model:
+    """A network with explicitly initialised weights, reproducible by seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Chronos2Model(config)
+        initialise(model)
+    return model
+
+
+@torch.no_grad()
+def initialise(model: Chronos2Model) -> None:
+    """Draw all weights anew, scaled by fan-in.
+
+    The library's own rule does not take effect under transformers 5: every linear layer gets the
+    same deviation and norm weights are drawn around zero.
+    """
+    model.shared.weight.normal_(std=1.0)
+    for module in model.modules():
+        if isinstance(module, Chronos2LayerNorm):
+            module.weight.fill_(1.0)
+        elif isinstance(module, MHA):
+            # attention scores are not divided by sqrt(d_kv), so the query carries it
+            module.q.weight.normal_(std=(module.d_model * module.kv_proj_dim) ** -0.5)
+            for linear in (module.k, module.v, module.o):
+                linear.weight.normal_(std=linear.in_features**-0.5)
+        elif isinstance(module, MLP):
+            module.wi.weight.normal_(std=module.wi.in_features**-0.5)
+            module.wo.weight.normal_(std=module.wo.in_features**-0.5)
+        elif isinstance(module, ResidualBlock):
+            for linear in (module.hidden_layer, module.output_layer, module.residual_layer):
+                linear.weight.normal_(std=linear.in_features**-0.5)
+                linear.bias.zero_()
+
+
+def _load_adapter(directory: Path, base: Path) -> SeriesCheckpoint:
+    from peft import PeftModel  # noqa: PLC0415 - a second of import time that few need
+
+    if not (directory / ADAPTER_WEIGHTS).exists():
+        raise CheckpointError(f"adapter has no {ADAPTER_WEIGHTS}; only safetensors are loaded")
+    if not base.is_dir():
+        raise CheckpointError(
+            "adapter without its base: put the base checkpoint into a directory "
+            f"{BASE_DIRECTORY!r} inside it, or name it by SHOPCAST_SERIES_BASE"
+        )
+    root = load_series(base)
+    try:
+        adapted = PeftModel.from_pretrained(
+            root.model, str(directory), use_safetensors=True, local_files_only=True
+        )
+        model = adapted.merge_and_unload()
+    except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
+        raise CheckpointError(f"adapter does not fit its base: {error}") from error
+    _verify_finite(dict(model.named_parameters()))
+    own = _digest([directory / ADAPTER_CONFIG, directory / ADAPTER_WEIGHTS])
+    digest = hashlib.sha256(f"{root.digest}:{own}".encode()).hexdigest()
+    return SeriesCheckpoint(directory.name, model.eval(), digest, root.options)
+
+
+def _read_config(directory: Path) -> tuple[Chronos2CoreConfig, dict[str, Any]]:
+    try:
+        raw = json.loads((directory / CONFIG).read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"checkpoint has no {CONFIG}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{CONFIG} is not JSON: {error}") from error
+    if not isinstance(raw, dict) or "chronos_config" not in raw:
+        raise CheckpointError(f"{CONFIG} has no chronos_config: not a Chronos-2 checkpoint")
+    if raw.get("architectures") != ["Chronos2Model"]:
+        raise CheckpointError(f"architectures is {raw.get('architectures')}, not Chronos2Model")
+    _verify_forecasting(raw["chronos_config"])
+    try:
+        return Chronos2CoreConfig(**raw), raw
+    except (TypeError, ValueError, AssertionError) as error:
+        raise CheckpointError(f"{CONFIG}: {error}") from error
+
+
+def _verify_forecasting(config: dict[str, Any]) -> None:
+    needed = ("context_length", "input_patch_size", "input_patch_stride", "output_patch_size")
+    missing = [key for key in (*needed, "quantiles") if key not in config]
+    if missing:
+        raise CheckpointError(f"chronos_config lacks {', '.join(missing)}")
+    patch, stride, output = (config[key] for key in needed[1:])
+    if not patch == stride == output:
+        raise CheckpointError(f"patch sizes differ: input {patch}, stride {stride}, out {output}")
+    if not config.get("use_reg_token"):
+        raise CheckpointError("use_reg_token must be true")
+    levels = config["quantiles"]
+    ascending = all(low < high for low, high in pairwise(levels))
+    if not ascending or len(levels) < 3 or levels[0] <= 0 or levels[-1] >= 1 or 0.5 not in levels:
+        raise CheckpointError("quantiles must ascend within (0, 1) and hold 0.5")
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    if (directory / WEIGHTS).exists():
+        return [directory / WEIGHTS]
+    if (directory / WEIGHTS_INDEX).exists():
+        index = json.loads((directory / WEIGHTS_INDEX).read_text())
+        names = sorted(set(index["weight_map"].values()))
+        return [directory / Path(name).name for name in names]
+    raise CheckpointError(f"checkpoint has no {WEIGHTS}; only safetensors are loaded")
+
+
+def _build(config: Chronos2CoreConfig) -> Chronos2Model:
+    try:
+        return Chronos2Model(config)
+    except (AssertionError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{CONFIG} does not describe a network: {error}") from error
+
+
+def _read_tensors(files: list[Path]) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = {}
+    for file in files:
+        try:
+            tensors.update(load_file(file))
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{file.name} cannot be read: {error}") from error
+    return tensors
+
+
+def _fill(model: Chronos2Model, tensors: dict[str, torch.Tensor]) -> None:
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    if missing := sorted(wanted.keys() - found.keys()):
+        raise CheckpointError(f"weights lack {len(missing)} tensors, the first is {missing[0]}")
+    if unknown := sorted(found.keys() - wanted.keys()):
+        raise CheckpointError(f"weights hold {len(unknown)} unknown tensors, as {unknown[0]}")
+    for name, shape in wanted.items():
+        if found[name] != shape:
+            raise CheckpointError(f"{name} has shape {found[name]}, the config says {shape}")
+    _verify_finite(tensors)
+    model.load_state_dict({name: value.float() for name, value in tensors.items()})
+
+
+def _verify_finite(tensors: dict[str, torch.Tensor]) -> None:
+    for name, value in tensors.items():
+        if not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"{name} holds NaN or infinity")
+
+
+def _digest(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

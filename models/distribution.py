@@ -1,0 +1,112 @@
+"""Distributions given by quantiles: any level, the mean, and the widths that must not vanish.
+
+Invariant: between the network's levels the quantile function is linear; beyond them its tails are
+exponential, with the scale that the outermost two quantiles imply.
+"""
+
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+
+from models.base import FloatArray
+
+
+def monotone(quantiles: FloatArray) -> FloatArray:
+    """Sort the quantiles of each step: (rows, levels, steps) → the same shape.
+
+    Rearrangement never moves quantiles further from the true ones (Chernozhukov, Fernández-Val
+    and Galichon, 2010, Econometrica 78).
+    """
+    return np.sort(quantiles, axis=1)
+
+
+def at_levels(quantiles: FloatArray, known: Sequence[float], wanted: Sequence[float]) -> FloatArray:
+    """Quantiles at other levels: (rows, known levels, steps) → (rows, wanted levels, steps).
+
+    Below the first known level p₁ the quantile is q₁ - β·ln(p₁/p), above the last pₙ it is
+    qₙ + β·ln((1-pₙ)/(1-p)): exponential tails, each with β from its outermost two quantiles.
+    """
+    answer = np.empty((len(quantiles), len(wanted), quantiles.shape[2]))
+    levels = np.asarray(known)
+    low_scale, high_scale = _tail_scales(quantiles, levels)
+    for column, level in enumerate(wanted):
+        if level < levels[0]:
+            answer[:, column] = quantiles[:, 0] - low_scale * np.log(levels[0] / level)
+        elif level > levels[-1]:
+            ratio = (1 - levels[-1]) / (1 - level)
+            answer[:, column] = quantiles[:, -1] + high_scale * np.log(ratio)
+        else:
+            answer[:, column] = _between(quantiles, levels, level)
+    return answer
+
+
+def mean(quantiles: FloatArray, known: Sequence[float], *, floors: FloatArray) -> FloatArray:
+    """Mean of the distribution cut at each row's floor: (rows, levels, steps) → (rows, steps).
+
+    The integral of max(Q(p), floor) over p in (0, 1), exact for the quantile function described
+    above. floors: (rows,), -inf where nothing is cut.
+    """
+    levels = np.asarray(known)
+    low_scale, high_scale = _tail_scales(quantiles, levels)
+    floor = np.where(np.isfinite(floors), floors, 0.0)[:, None]
+    cut = np.isfinite(floors)[:, None]
+    above = quantiles - floor[:, None]  # height above the floor
+    widths = np.diff(levels)[:, None]
+    inner = _linear_part(above[:, :-1], above[:, 1:], cut=cut[:, None]) * widths
+    low = levels[0] * _low_tail(above[:, 0], low_scale, cut=cut)
+    high = (1 - levels[-1]) * _high_tail(above[:, -1], high_scale, cut=cut)
+    return np.asarray(floor + inner.sum(axis=1) + low + high)
+
+
+def widen(quantiles: FloatArray, known: Sequence[float], deviations: FloatArray) -> FloatArray:
+    """No narrower around the median than a normal distribution of the given deviations.
+
+    quantiles: (rows, levels, steps); deviations: (rows,), 0 where nothing is asked.
+    """
+    if not deviations.any():
+        return quantiles
+    levels = list(known)
+    scores = np.array([NormalDist().inv_cdf(level) for level in levels])[:, None]
+    median = quantiles[:, [levels.index(0.5)]]
+    least = deviations[:, None, None] * scores
+    apart = quantiles - median
+    return np.asarray(
+        median + np.where(scores < 0, np.minimum(apart, least), np.maximum(apart, least))
+    )
+
+
+def _between(quantiles: FloatArray, levels: FloatArray, level: float) -> FloatArray:
+    right = int(np.searchsorted(levels, level))
+    if levels[right] == level:
+        return quantiles[:, right]
+    share = (level - levels[right - 1]) / (levels[right] - levels[right - 1])
+    return np.asarray((1 - share) * quantiles[:, right - 1] + share * quantiles[:, right])
+
+
+def _tail_scales(quantiles: FloatArray, levels: FloatArray) -> tuple[FloatArray, FloatArray]:
+    low = (quantiles[:, 1] - quantiles[:, 0]) / np.log(levels[1] / levels[0])
+    high = (quantiles[:, -1] - quantiles[:, -2]) / np.log((1 - levels[-2]) / (1 - levels[-1]))
+    return low, high
+
+
+def _linear_part(left: FloatArray, right: FloatArray, *, cut: FloatArray) -> FloatArray:
+    """Mean of a rising line from left to right, of its part above 0 where cut."""
+    whole = (left + right) / 2
+    rise = np.maximum(right - left, np.finfo(float).tiny)
+    crossing = np.where(left >= 0, whole, np.maximum(right, 0) * (np.maximum(right, 0) / rise) / 2)
+    return np.where(cut, crossing, whole)
+
+
+def _low_tail(edge: FloatArray, scale: FloatArray, *, cut: FloatArray) -> FloatArray:
+    """Mean of edge - scale·E, E standard exponential, of its part above 0 where cut."""
+    share = np.maximum(edge, 0) / np.maximum(scale, np.finfo(float).tiny)
+    above = np.maximum(edge, 0) - scale * -np.expm1(-np.minimum(share, 700.0))
+    return np.where(cut, np.maximum(above, 0), edge - scale)
+
+
+def _high_tail(edge: FloatArray, scale: FloatArray, *, cut: FloatArray) -> FloatArray:
+    """Mean of edge + scale·E, E standard exponential, of its part above 0 where cut."""
+    short = np.maximum(-edge, 0) / np.maximum(scale, np.finfo(float).tiny)
+    above = np.maximum(edge, 0) + scale * np.exp(-np.minimum(short, 700.0))
+    return np.where(cut, above, edge + scale)

@@ -1,0 +1,335 @@
+"""The series network: histories of numbers with covariates → quantiles of their futures.
+
+Invariant: a task's answer depends on that task alone, whatever shares its batch; it is finite,
+its quantiles never cross, and none of its intervals has vanished for want of history.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from chronos.utils import weighted_quantile
+from numpy.typing import NDArray
+
+from models import distribution
+from models.base import (
+    CheckpointError,
+    FloatArray,
+    ModelError,
+    NotFiniteError,
+    OutOfMemoryError,
+    Series,
+    SeriesForecast,
+    SeriesResult,
+    SeriesTask,
+    Work,
+)
+from models.checkpoint import SeriesCheckpoint, load_series
+from models.features import Rows, least_deviation, row_count, rows_of, scale_of
+from models.forward import Forward, Groups
+from models.seasonal import adjust
+
+ENGINE = 1  # raise it when the same weights begin to answer differently
+PATH_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # followed beyond one horizon
+LARGEST = float(np.finfo(np.float32).max)
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+DtypeName = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesDescription:
+    """What a person wants to know of a loaded series network."""
+
+    checkpoint: str
+    architecture: str
+    parameters: int
+    device: str
+    dtype: str
+    context_length: int
+    horizon: int  # periods answered in one pass; longer horizons are unrolled
+    quantile_levels: tuple[float, ...]
+    seasonal_adjustment: bool
+
+
+class SeriesNetwork:
+    """A Chronos-2 network on a device, answering batches of SeriesTask."""
+
+    def __init__(
+        self,
+        checkpoint: SeriesCheckpoint,
+        *,
+        device: DeviceName = "auto",
+        dtype: DtypeName = "auto",
+        seasonal_adjustment: bool | None = None,
+    ) -> None:
+        """seasonal_adjustment: None does what the checkpoint was trained for."""
+        config = checkpoint.model.chronos_config
+        self._device = _device(device)
+        self._dtype = _dtype(dtype, self._device)
+        self._forward = Forward(checkpoint.model, device=self._device, dtype=self._dtype)
+        self._levels = tuple(config.quantiles)
+        self._patch: int = config.input_patch_size
+        self._context: int = config.context_length
+        self._most_patches = config.max_output_patches
+        self._arcsinh = config.use_arcsinh
+        stored = bool(checkpoint.options.get("seasonal_adjustment", False))
+        self._adjusts = stored if seasonal_adjustment is None else seasonal_adjustment
+        self._paths = _paths(self._levels)
+        self._name, self._digest = checkpoint.name, checkpoint.digest
+        self._parameters = sum(weight.numel() for weight in checkpoint.model.parameters())
+
+    @classmethod
+    def load(
+        cls,
+        directory: Path,
+        *,
+        base: Path | None = None,
+        device: DeviceName = "auto",
+        dtype: DtypeName = "auto",
+        threads: int | None = None,
+        seasonal_adjustment: Literal["auto", "on", "off"] = "auto",
+    ) -> "SeriesNetwork":
+        """Read, verify and warm up a checkpoint; CheckpointError says what is wrong with it.
+
+        threads: CPU threads of torch, for the whole process.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        wanted = {"auto": None, "on": True, "off": False}[seasonal_adjustment]
+        checkpoint = load_series(directory, base=base)
+        network = cls(checkpoint, device=device, dtype=dtype, seasonal_adjustment=wanted)
+        network.warm_up()
+        return network
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of the weights and of every setting that moves an answer."""
+        setup = f"{ENGINE}:{self._digest}:{self._dtype}:{self._device.type}:{self._adjusts}"
+        return hashlib.sha256(setup.encode()).hexdigest()
+
+    def describe(self) -> SeriesDescription:
+        return SeriesDescription(
+            checkpoint=self._name,
+            architecture="Chronos-2",
+            parameters=self._parameters,
+            device=str(self._device),
+            dtype=str(self._dtype).removeprefix("torch."),
+            context_length=self._context,
+            horizon=self._most_patches * self._patch,
+            quantile_levels=self._levels,
+            seasonal_adjustment=self._adjusts,
+        )
+
+    def lane(self, task: SeriesTask) -> int:
+        """The number of patches asked for: the network's answer moves with it."""
+        return math.ceil(task.prediction_length / self._patch)
+
+    def work(self, task: SeriesTask) -> Work:
+        patches = self.lane(task)
+        paths = 1 if patches <= self._most_patches else len(self._paths)
+        rows = sum(row_count(one) for one in task.series)
+        history = max(one.target.shape[1] for one in task.series)
+        length = min(history, self._context) + min(patches, self._most_patches) * self._patch
+        return Work(rows=rows * paths, length=length)
+
+    def predict(self, tasks: Sequence[SeriesTask]) -> list[SeriesResult]:
+        """Answer tasks of one lane, in order.
+
+        Raises OutOfMemoryError if the batch does not fit the device, NotFiniteError if an
+        answer is not a number.
+        """
+        patches = self.lane(tasks[0])
+        if any(self.lane(task) != patches for task in tasks):
+            raise ModelError("tasks of different lanes in one batch")
+        rows = rows_of(tasks, context_length=self._context, horizon=patches * self._patch)
+        try:
+            quantiles = self._quantiles(rows, patches)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(str(error)) from error
+        return _results(tasks, quantiles, self._levels, floors=rows.non_negative[rows.target])
+
+    def warm_up(self) -> None:
+        """Forecast a small season at one and at two rows; raises CheckpointError."""
+        season = 10 + np.tile(np.arange(7.0), 8)[None]
+        task = SeriesTask((Series(season, season_lengths=(7,)),), self._patch, (0.1, 0.5, 0.9))
+        try:
+            self.predict([task])
+            self.predict([task, replace(task, prediction_length=1)])
+        except (ModelError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"the warm-up forecast failed: {error}") from error
+
+    def _quantiles(self, rows: Rows, patches: int) -> FloatArray:
+        """(target rows, levels, patches * patch): monotone, wide enough, the season put back."""
+        history = rows.past[rows.target]
+        if self._adjusts:
+            seasons = [s for s, wanted in zip(rows.seasons, rows.target, strict=True) if wanted]
+            adjustment = adjust(history, seasons)
+            rows.past[rows.target] = adjustment.adjusted
+        raw = self._unroll(rows.past, rows.future, rows.group, patches)[rows.target]
+        sane = distribution.monotone(raw)
+        wide = distribution.widen(sane, self._levels, least_deviation(history))
+        return adjustment.restore(wide) if self._adjusts else wide
+
+    def _unroll(
+        self, past: FloatArray, future: FloatArray, group: NDArray[np.int64], patches: int
+    ) -> FloatArray:
+        """Quantiles of all rows over any number of patches: (rows, levels, patches * patch).
+
+        Beyond one horizon each of PATH_LEVELS is fed back as a history of its own, and the
+        answers, weighted by the mass each level stands for, make the next quantiles, as in
+        Chronos2Pipeline.
+        """
+        paths = len(self._paths)
+        step = min(patches, self._most_patches)
+        parts = [self._pass(past, future[:, : step * self._patch], group, step)]
+        done, histories = step, np.repeat(past[:, None], paths, axis=1)
+        groups = np.repeat(group * paths, paths) + np.tile(np.arange(paths), len(group))
+        while done < patches:
+            known = future[:, (done - step) * self._patch : done * self._patch]
+            histories = self._continued(histories, parts[-1], known)
+            step = min(patches - done, self._most_patches)
+            ahead = future[:, done * self._patch : (done + step) * self._patch]
+            wide = np.repeat(ahead, paths, axis=0)
+            flat = histories.reshape(-1, histories.shape[2])
+            parts.append(self._merge(self._pass(flat, wide, groups, step), len(past)))
+            done += step
+        return np.concatenate(parts, axis=2)
+
+    def _continued(
+        self, histories: FloatArray, quantiles: FloatArray, known: FloatArray
+    ) -> FloatArray:
+        """Append to each path its level of the forecast, or what is known: (rows, paths, time)."""
+        ahead = quantiles[:, self._paths]
+        ahead = np.where(np.isnan(known)[:, None], ahead, known[:, None])
+        return np.concatenate((histories, ahead), axis=2)[:, :, -self._context :]
+
+    def _merge(self, quantiles: FloatArray, rows: int) -> FloatArray:
+        """Quantiles of the mixture of all paths: (rows * paths, levels, steps) → (rows, …)."""
+        mass = torch.outer(_mass([self._levels[i] for i in self._paths]), _mass(self._levels))
+        samples = quantiles.reshape(rows, -1, quantiles.shape[2]).transpose(0, 2, 1)
+        merged = weighted_quantile(
+            query_quantile_levels=torch.tensor(self._levels, dtype=torch.float32),
+            sample_weights=mass.flatten(),
+            samples=torch.from_numpy(np.ascontiguousarray(samples)),
+        )
+        return np.asarray(merged.numpy().transpose(0, 2, 1), dtype=np.float64)
+
+    def _pass(
+        self, past: FloatArray, future: FloatArray, group: NDArray[np.int64], patches: int
+    ) -> FloatArray:
+        """One pass through the network: values in, values out, (rows, levels, steps)."""
+        scale = scale_of(past, arcsinh=self._arcsinh)
+        n_rows, time = self._bucket(len(past), math.ceil(past.shape[1] / self._patch))
+        context = np.full((n_rows, time * self._patch), np.nan, dtype=np.float32)
+        ahead = np.full((n_rows, future.shape[1]), np.nan, dtype=np.float32)
+        context[: len(past), context.shape[1] - past.shape[1] :] = scale.apply(past)
+        ahead[: len(past)] = scale.apply(future)
+        answer = self._forward(
+            self._to_device(context),
+            self._to_device(ahead),
+            groups=_groups(group, n_rows, self._device),
+            n_patches=patches,
+        )
+        return scale.undo(answer.cpu().numpy()[: len(past)])
+
+    def _bucket(self, rows: int, patches: int) -> tuple[int, int]:
+        """The shape a batch is padded to: few distinct ones on a GPU, no padding on a CPU."""
+        if self._device.type == "cpu":
+            return rows, patches
+        return 1 << (rows - 1).bit_length(), math.ceil(patches / 8) * 8
+
+    def _to_device(self, array: NDArray[np.float32]) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        if self._device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self._device, non_blocking=True)
+
+
+def _results(
+    tasks: Sequence[SeriesTask],
+    quantiles: FloatArray,
+    known: tuple[float, ...],
+    *,
+    floors: NDArray[np.bool_],
+) -> list[SeriesResult]:
+    """Cut the rows of a batch into the answers of its tasks. floors: True where cut at zero."""
+    means = distribution.mean(quantiles, known, floors=np.where(floors, 0.0, -np.inf))
+    by_levels = {}
+    for levels in {task.quantile_levels for task in tasks}:
+        answer = distribution.at_levels(quantiles, known, levels)
+        by_levels[levels] = np.where(floors[:, None, None], np.maximum(answer, 0.0), answer)
+    results, first = [], 0
+    for task in tasks:
+        forecasts = []
+        for one in task.series:
+            rows, steps = slice(first, first + len(one.target)), slice(task.prediction_length)
+            quantile = by_levels[task.quantile_levels][rows, :, steps]
+            forecasts.append(SeriesForecast(quantile, means[rows, steps]))
+            first = rows.stop
+        results.append(tuple(forecasts))
+    _verify_finite(results)
+    return results
+
+
+def _verify_finite(results: list[SeriesResult]) -> None:
+    for result in results:
+        for forecast in result:
+            for array in (forecast.quantiles, forecast.mean):
+                # written so that NaN fails as well
+                if not np.abs(array).max(initial=0.0) <= LARGEST:
+                    raise NotFiniteError("the network's answer is not a finite number")
+
+
+def _groups(group: NDArray[np.int64], n_rows: int, device: torch.device) -> Groups | None:
+    """Rows that share a group; None if every row stands alone."""
+    sizes = np.bincount(group)
+    if sizes.max() == 1:
+        return None
+    several = np.flatnonzero(sizes > 1)
+    slots = np.zeros((len(several), sizes.max()), dtype=np.int64)
+    present = np.zeros_like(slots, dtype=np.bool_)
+    for line, number in enumerate(several):
+        members = np.flatnonzero(group == number)
+        slots[line, : len(members)] = members
+        present[line, : len(members)] = True
+    single = np.setdiff1d(np.arange(n_rows), slots[present])
+    tensors = (torch.from_numpy(array) for array in (slots, present, single))
+    return Groups(*tensors).to(device)
+
+
+def _paths(levels: tuple[float, ...]) -> list[int]:
+    """Positions of PATH_LEVELS among the network's levels; all levels if some are absent."""
+    if set(PATH_LEVELS) <= set(levels):
+        return [levels.index(level) for level in PATH_LEVELS]
+    return list(range(len(levels)))
+
+
+def _mass(levels: Sequence[float]) -> torch.Tensor:
+    """The probability each quantile stands for: half-way to its neighbours, summing to 1.
+
+    In single precision as in Chronos2Pipeline: a tail sample weighs 1e-3, so that the rounding of
+    the running sum is seen in the merged quantiles.
+    """
+    edges = torch.tensor([0.0, *levels, 1.0])
+    mass = (edges[2:] - edges[:-2]) / 2
+    return mass / mass.sum()
+
+
+def _device(name: DeviceName) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError("device cuda was asked for, and there is none")
+    return torch.device(name)
+
+
+def _dtype(name: DtypeName, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
