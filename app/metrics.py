@@ -1,0 +1,197 @@
+"""Every Prometheus instrument of the service, each an attribute.
+
+Invariant: nothing is registered globally, so that two services in one process do not collide; and
+every label takes few values.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+
+MILLISECOND = 0.001
+REQUEST_BUCKETS = (1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 75, 100, 150, 200, 300, 500, 750)
+SECONDS = (*(ms * MILLISECOND for ms in REQUEST_BUCKETS), 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0)
+ROWS = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 512, 1024)
+RATIO = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What the metrics say of a live model version."""
+
+    name: str
+    version: int
+    fingerprint: str
+    device: str
+    dtype: str
+    parameters: int
+
+
+class Metrics:
+    """The instruments of one service; docs/operations.md has a line for each."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._http_children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._reject_children: dict[str, Counter] = {}
+        self._http()
+        self._work()
+        self._queue()
+        self._engine()
+        self._cache()
+        self._models()
+        self._process()
+
+    def observe_http(self, route: str, *, method: str, status: int, seconds: float) -> None:
+        """Count an answered request. route: the template, e.g. /models/{name}, never the path."""
+        child = self._http_children.get((route, method, status))
+        if child is None:
+            requests = self.http_requests.labels(route, method, str(status))
+            child = (requests, self.http_request_seconds.labels(route))
+            self._http_children[route, method, status] = child
+        child[0].inc()
+        child[1].observe(seconds)
+
+    def reject(self, reason: str) -> None:
+        """Count a caller who was sent away. reason: a word of a fixed list."""
+        child = self._reject_children.get(reason)
+        if child is None:
+            child = self._reject_children[reason] = self.rejects.labels(reason)
+        child.inc()
+
+    def set_model(self, info: ModelInfo, *, load_seconds: float) -> None:
+        """Show a model version as live."""
+        self.model_info.labels(*_info_labels(info)).set(1)
+        self.model_load_seconds.labels(info.name, str(info.version)).set(load_seconds)
+
+    def drop_model(self, info: ModelInfo) -> None:
+        """Stop showing a model version."""
+        self.model_info.remove(*_info_labels(info))
+        self.model_load_seconds.remove(info.name, str(info.version))
+
+    def watch_gpu_memory(self, used_bytes: Callable[[], float]) -> None:
+        """Report GPU memory from now on, read when the metrics are."""
+        self._gauge("gpu_memory_bytes", "GPU memory held by the service.").set_function(used_bytes)
+
+    def render(self) -> tuple[bytes, str]:
+        """All metrics as text, and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+    def _http(self) -> None:
+        self.http_requests = self._counter(
+            "http_requests", "Answered requests.", "route", "method", "status"
+        )
+        self.http_request_seconds = self._histogram(
+            "http_request_seconds", "Time to answer a request.", SECONDS, "route"
+        )
+        self.http_in_flight = self._gauge("http_in_flight", "Requests being answered.")
+
+    def _work(self) -> None:
+        self.rows = self._counter("rows", "Rows computed: series and their covariates.")
+        self.points = self._counter("points", "Points computed, padding not counted.")
+        self.batches = self._counter("batches", "Batches computed.")
+        self.batch_rows = self._histogram("batch_rows", "Rows of a batch.", ROWS)
+        self.batch_fill = self._histogram(
+            "batch_fill_ratio", "Share of the budget of rows and points a batch uses.", RATIO
+        )
+        self.batch_padding = self._histogram(
+            "batch_padding_ratio", "Share of a batch's points that are padding.", RATIO
+        )
+        self.compute_seconds = self._histogram(
+            "compute_seconds", "Time the network takes for a batch.", SECONDS
+        )
+
+    def _queue(self) -> None:
+        self.queue_wait_seconds = self._histogram(
+            "queue_wait_seconds", "Time work waits before its batch starts.", SECONDS
+        )
+        self.queue_tasks = self._gauge("queue_tasks", "Tasks that wait.")
+        self.queue_points = self._gauge("queue_points", "Rows times length of the waiting tasks.")
+        self.coalesced = self._counter(
+            "coalesced_tasks", "Tasks that joined identical work in flight."
+        )
+        self.rejects = self._counter("rejects", "Callers sent away without an answer.", "reason")
+
+    def _engine(self) -> None:
+        self.engine_healthy = self._gauge("engine_healthy", "1 if the engine answers, else 0.")
+        self.engine_restarts = self._counter("engine_restarts", "Restarts of a dead engine.")
+        self.engine_budget = self._gauge(
+            "engine_budget_ratio", "Share of the batch budget in use; below 1 after running short."
+        )
+        self.out_of_memory_splits = self._counter(
+            "out_of_memory_splits", "Batches halved because they did not fit the device."
+        )
+        self.failed_batches = self._counter(
+            "failed_batches", "Batches that failed and were retried in halves."
+        )
+        self.poisoned_tasks = self._counter(
+            "poisoned_tasks", "Tasks the network could not answer even alone."
+        )
+        self.event_loop_lag_seconds = self._histogram(
+            "event_loop_lag_seconds", "How late the event loop runs a timer.", SECONDS
+        )
+
+    def _cache(self) -> None:
+        self.cache_hits = self._counter("cache_hits", "Forecasts found in the cache.")
+        self.cache_misses = self._counter("cache_misses", "Forecasts not found in the cache.")
+        self.cache_evictions = self._counter(
+            "cache_evictions", "Forecasts that left the cache for want of room."
+        )
+        self.cache_bytes = self._gauge("cache_bytes", "Size of the in-process cache.")
+        self.cache_entries = self._gauge("cache_entries", "Forecasts in the in-process cache.")
+
+    def _models(self) -> None:
+        labels = ("name", "version", "fingerprint", "device", "dtype", "parameters")
+        self.model_info = self._gauge("model_info", "1 for each live model version.", *labels)
+        self.model_load_seconds = self._gauge(
+            "model_load_seconds", "Time to load, verify and warm up.", "name", "version"
+        )
+
+    def _process(self) -> None:
+        # CPU time, resident memory, open files and start time, read when the metrics are
+        ProcessCollector(namespace="shopcast", registry=self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, namespace="shopcast", registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, namespace="shopcast", registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(
+            name, text, labels, namespace="shopcast", registry=self.registry, buckets=buckets
+        )
+
+
+async def watch_loop(metrics: Metrics, interval_s: float = 0.25) -> None:
+    """Measure how late the event loop is, until cancelled."""
+    while True:
+        asked_s = time.perf_counter()
+        await asyncio.sleep(interval_s)
+        late_s = time.perf_counter() - asked_s - interval_s
+        metrics.event_loop_lag_seconds.observe(max(0.0, late_s))
+
+
+def _info_labels(info: ModelInfo) -> tuple[str, ...]:
+    short = info.fingerprint[:12]
+    return (
+        info.name,
+        str(info.version),
+        short,
+        info.device,
+        info.dtype,
+        str(info.parameters),
+    )
