@@ -93,20 +93,24 @@ def _tail_scales(quantiles: FloatArray, levels: FloatArray) -> tuple[FloatArray,
 def _linear_part(left: FloatArray, right: FloatArray, *, cut: FloatArray) -> FloatArray:
     """Mean of a rising line from left to right, of its part above 0 where cut."""
     whole = (left + right) / 2
-    rise = np.maximum(right - left, np.finfo(float).tiny)
-    crossing = np.where(left >= 0, whole, np.maximum(right, 0) * (np.maximum(right, 0) / rise) / 2)
+    rise = np.where(left < 0, right - left, 1.0)  # positive wherever the line crosses 0
+    part = np.square(np.maximum(right, 0)) / (2 * np.where(rise > 0, rise, 1.0))
+    crossing = np.where(left >= 0, whole, part)
     return np.where(cut, crossing, whole)
 
 
 def _low_tail(edge: FloatArray, scale: FloatArray, *, cut: FloatArray) -> FloatArray:
     """Mean of edge - scale·E, E standard exponential, of its part above 0 where cut."""
-    share = np.maximum(edge, 0) / np.maximum(scale, np.finfo(float).tiny)
-    above = np.maximum(edge, 0) - scale * -np.expm1(-np.minimum(share, 700.0))
+    above = np.maximum(edge, 0) + scale * np.expm1(-_in_scales(edge, scale))
     return np.where(cut, np.maximum(above, 0), edge - scale)
 
 
 def _high_tail(edge: FloatArray, scale: FloatArray, *, cut: FloatArray) -> FloatArray:
     """Mean of edge + scale·E, E standard exponential, of its part above 0 where cut."""
-    short = np.maximum(-edge, 0) / np.maximum(scale, np.finfo(float).tiny)
-    above = np.maximum(edge, 0) + scale * np.exp(-np.minimum(short, 700.0))
+    above = np.maximum(edge, 0) + scale * np.exp(-_in_scales(-edge, scale))
     return np.where(cut, above, edge + scale)
+
+
+def _in_scales(distance: FloatArray, scale: FloatArray) -> FloatArray:
+    """A distance, at least 0, in units of scale: up to 700, where exp(-x) is nothing; 0 of 0."""
+    return np.clip(distance, 0, 700 * scale) / np.where(scale > 0, scale, 1.0)

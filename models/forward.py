@@ -5,7 +5,8 @@ no row's answer depends on a row of another group.
 
 What is done less: the last layer is computed for the forecast patches alone; queries, keys and
 values are one product; norm weights are folded into the product that follows; and attention over
-a group of one row, whose weights are all 1, is one product with o·v.
+a group of one row, whose weights are all 1, is one product with o·v. In reduced precision only the
+products within a block are reduced; what is added up, embedded and answered stays in float32.
 """
 
 from dataclasses import dataclass
@@ -47,13 +48,14 @@ class Forward:
         self._theta = config.rope_theta
         self._rotations: dict[int, tuple[Tensor, Tensor]] = {}
         self._embed = _Residual(model.input_patch_embedding, None, self)
-        self._register = self.place(model.shared.weight[model.config.reg_token_id])
+        self._register = self.place(model.shared.weight[model.config.reg_token_id], exact=True)
         self._blocks = [_Block(block, self) for block in model.encoder.block]
         final = model.encoder.final_layer_norm.weight
         self._output = _Residual(model.output_patch_embedding, final, self)
 
-    def place(self, weight: Tensor) -> Tensor:
-        return weight.detach().to(self.device, self.dtype).contiguous()
+    def place(self, weight: Tensor, *, exact: bool = False) -> Tensor:
+        """A weight on the device, in reduced precision unless exact."""
+        return weight.detach().to(self.device, torch.float32 if exact else self.dtype).contiguous()
 
     @torch.inference_mode()
     def __call__(
@@ -70,14 +72,16 @@ class Forward:
         for block in self._blocks[:-1]:
             hidden = block(hidden, mask, rotation, groups=groups, keep=hidden.shape[1])
         hidden = self._blocks[-1](hidden, mask, rotation, groups=groups, keep=n_patches)
-        quantiles = self._output(self.normalise(hidden))
+        quantiles = self._output(self._rescale(hidden))
         rows = quantiles.view(-1, n_patches, self.levels, self.patch)
-        return rows.transpose(1, 2).reshape(len(context), self.levels, -1).float()
+        return rows.transpose(1, 2).reshape(len(context), self.levels, -1)
 
     def normalise(self, hidden: Tensor) -> Tensor:
-        """T5's norm without its weight, which the next product carries."""
-        variance = hidden.float().square().mean(-1, keepdim=True)
-        return (hidden * torch.rsqrt(variance + self._eps)).to(self.dtype)
+        """T5's norm without its weight, which the next product carries, ready for that product."""
+        return self._rescale(hidden).to(self.dtype)
+
+    def _rescale(self, hidden: Tensor) -> Tensor:
+        return hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + self._eps)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None) -> Tensor:
         """Unscaled attention over (batch, tokens, heads * head_dim); mask True where seen."""
@@ -117,7 +121,7 @@ class Forward:
         parts = (time, torch.where(seen, values, 0.0), seen.float())
         shape = (len(values), -1, self.patch)
         patches = [part.reshape(shape) for part in parts]
-        return torch.cat(patches, dim=-1).to(self.dtype), seen.view(shape)
+        return torch.cat(patches, dim=-1), seen.view(shape)
 
     def _rotation(self, tokens: int) -> tuple[Tensor, Tensor]:
         if tokens not in self._rotations:
@@ -172,7 +176,7 @@ class _Block:
         normal = self._net.normalise(hidden)
         change = torch.empty_like(hidden)
         if len(groups.single):
-            change[groups.single] = self._group.alone(normal[groups.single])
+            change[groups.single] = self._group.alone(normal[groups.single]).float()
         rows = normal[groups.slots].transpose(1, 2)  # (groups, tokens, members, d)
         seen = groups.present[:, None, :].expand(rows.shape[:3])
         if mask is not None:
@@ -182,7 +186,7 @@ class _Block:
         query, key, value = self._group.project(rows.flatten(0, 1), keep=rows.shape[2])
         mixed = self._group.out(self._net.attend(query, key, value, mask=seen))
         mixed = mixed.view(rows.shape).transpose(1, 2)  # (groups, members, tokens, d)
-        change[groups.slots[groups.present]] = mixed[groups.present]
+        change[groups.slots[groups.present]] = mixed[groups.present].float()
         return hidden + change
 
 
@@ -223,11 +227,11 @@ class _Residual:
 
     def __init__(self, block: ResidualBlock, norm: Tensor | None, net: Forward) -> None:
         scale = torch.ones(1) if norm is None else norm
-        self._hidden = net.place(block.hidden_layer.weight * scale)
-        self._hidden_bias = net.place(block.hidden_layer.bias)
-        self._skip = net.place(block.residual_layer.weight * scale)
-        self._out = net.place(block.output_layer.weight)
-        self._bias = net.place(block.output_layer.bias + block.residual_layer.bias)
+        self._hidden = net.place(block.hidden_layer.weight * scale, exact=True)
+        self._hidden_bias = net.place(block.hidden_layer.bias, exact=True)
+        self._skip = net.place(block.residual_layer.weight * scale, exact=True)
+        self._out = net.place(block.output_layer.weight, exact=True)
+        self._bias = net.place(block.output_layer.bias + block.residual_layer.bias, exact=True)
         self._activation = block.act
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -172,6 +172,7 @@ class SeriesNetwork:
             adjustment = adjust(history, seasons)
             rows.past[rows.target] = adjustment.adjusted
         raw = self._unroll(rows.past, rows.future, rows.group, patches)[rows.target]
+        _verify_finite(raw)
         sane = distribution.monotone(raw)
         wide = distribution.widen(sane, self._levels, least_deviation(history))
         return adjustment.restore(wide) if self._adjusts else wide
@@ -260,9 +261,11 @@ def _results(
 ) -> list[SeriesResult]:
     """Cut the rows of a batch into the answers of its tasks. floors: True where cut at zero."""
     means = distribution.mean(quantiles, known, floors=np.where(floors, 0.0, -np.inf))
+    _verify_finite(means)
     by_levels = {}
     for levels in {task.quantile_levels for task in tasks}:
         answer = distribution.at_levels(quantiles, known, levels)
+        _verify_finite(answer)
         by_levels[levels] = np.where(floors[:, None, None], np.maximum(answer, 0.0), answer)
     results, first = [], 0
     for task in tasks:
@@ -273,17 +276,13 @@ def _results(
             forecasts.append(SeriesForecast(quantile, means[rows, steps]))
             first = rows.stop
         results.append(tuple(forecasts))
-    _verify_finite(results)
     return results
 
 
-def _verify_finite(results: list[SeriesResult]) -> None:
-    for result in results:
-        for forecast in result:
-            for array in (forecast.quantiles, forecast.mean):
-                # written so that NaN fails as well
-                if not np.abs(array).max(initial=0.0) <= LARGEST:
-                    raise NotFiniteError("the network's answer is not a finite number")
+def _verify_finite(values: FloatArray) -> None:
+    # written so that NaN fails as well
+    if not np.abs(values).max(initial=0.0) <= LARGEST:
+        raise NotFiniteError("the network's answer is not a finite number")
 
 
 def _groups(group: NDArray[np.int64], n_rows: int, device: torch.device) -> Groups | None:

@@ -1,0 +1,138 @@
+"""Checkpoints that can be served are, and all others are refused with the reason."""
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from models.base import CheckpointError
+from models.checkpoint import load_series, save_random
+from models.series import SeriesNetwork
+
+
+@pytest.fixture
+def copy(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_checkpoint, tmp_path / "copy"))
+
+
+def edit_config(directory: Path, change: Callable[[dict], None]) -> None:  # type: ignore[type-arg]
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+def edit_weights(directory: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    path = directory / "model.safetensors"
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path)
+
+
+def test_equal_seeds_make_equal_checkpoints(tmp_path: Path) -> None:
+    one, two, other = (
+        load_series(save_random(tmp_path / name, "tiny", seed=seed))
+        for name, seed in (("one", 1), ("two", 1), ("other", 2))
+    )
+    assert one.digest == two.digest != other.digest
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda c: c.pop("chronos_config"), "no chronos_config"),
+        (lambda c: c.update(architectures=["GPT"]), "architectures"),
+        (lambda c: c["chronos_config"].update(use_reg_token=False), "use_reg_token"),
+        (lambda c: c["chronos_config"].update(output_patch_size=8), "patch sizes differ"),
+        (lambda c: c["chronos_config"].update(quantiles=[0.9, 0.5, 0.1]), "quantiles"),
+        (lambda c: c["chronos_config"].pop("context_length"), "context_length"),
+        (lambda c: c.update(d_model=64), "shape"),
+        (lambda c: c.update(num_layers=3), "lack"),
+        (lambda c: c.update(num_layers=1), "unknown tensors"),
+        (lambda c: c.update(feed_forward_proj="gated-gelu"), "gated"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(
+    copy: Path,
+    change: Callable[[dict], None],  # type: ignore[type-arg]
+    reason: str,
+) -> None:
+    edit_config(copy, change)
+    with pytest.raises(CheckpointError, match=reason):
+        SeriesNetwork.load(copy)
+
+
+def test_weights_that_are_not_finite_are_refused(copy: Path) -> None:
+    edit_weights(copy, lambda w: w["shared.weight"].fill_(float("nan")))
+    with pytest.raises(CheckpointError, match="NaN"):
+        SeriesNetwork.load(copy)
+
+
+def test_weights_that_answer_nonsense_are_refused_by_the_warm_up(copy: Path) -> None:
+    edit_weights(copy, lambda w: w["output_patch_embedding.output_layer.bias"].fill_(1e30))
+    with pytest.raises(CheckpointError, match="warm-up"):
+        SeriesNetwork.load(copy)
+
+
+def test_a_truncated_file_is_refused(copy: Path) -> None:
+    path = copy / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
+        SeriesNetwork.load(copy)
+
+
+def test_pickled_weights_are_never_read(copy: Path) -> None:
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="only safetensors"):
+        SeriesNetwork.load(copy)
+
+
+def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        SeriesNetwork.load(tmp_path / "nowhere")
+
+
+# peft asks transformers by a name that is about to go
+old_name = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+
+@pytest.fixture
+def adapter(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """A LoRA adapter whose stored base path leads nowhere."""
+    model = load_series(tiny_checkpoint).model
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, target_modules=["q", "v"], init_lora_weights=False)
+    with warnings.catch_warnings():  # peft asks transformers under an older name
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted = get_peft_model(model, config)
+    adapted.save_pretrained(str(tmp_path / "adapter"))
+    edit = tmp_path / "adapter" / "adapter_config.json"
+    stored = json.loads(edit.read_text()) | {"base_model_name_or_path": "someone/else"}
+    edit.write_text(json.dumps(stored))
+    return tmp_path / "adapter"
+
+
+@old_name
+def test_an_adapter_is_served_with_the_base_beside_it(adapter: Path, tiny_checkpoint: Path) -> None:
+    shutil.copytree(tiny_checkpoint, adapter / "base")
+    beside = SeriesNetwork.load(adapter)
+    named = SeriesNetwork.load(adapter, base=tiny_checkpoint)
+    assert beside.fingerprint == named.fingerprint
+    assert beside.fingerprint != SeriesNetwork.load(tiny_checkpoint).fingerprint
+
+
+def test_an_adapter_without_base_says_where_to_put_it(adapter: Path) -> None:
+    with pytest.raises(CheckpointError, match="SHOPCAST_SERIES_BASE"):
+        SeriesNetwork.load(adapter)
+
+
+def test_a_pickled_adapter_is_refused(adapter: Path, tiny_checkpoint: Path) -> None:
+    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    with pytest.raises(CheckpointError, match="only safetensors"):
+        SeriesNetwork.load(adapter, base=tiny_checkpoint)
