@@ -1,0 +1,339 @@
+"""Many awaiting callers, one model call.
+
+Invariant: every call ends, with exactly its own results or its own error, however its neighbours,
+the network or the engine fare; and work that nobody waits for leaves the queue at once.
+
+Everything here runs on the event loop; the engine's thread wakes it once a batch.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from app.backlog import Backlog, Item, Lane
+from app.engine import Engine, Outcome
+from app.errors import DeadlineError, PredictionError, ShopcastError, UnavailableError
+from app.metrics import Metrics
+from app.settings import Settings
+from models.base import Network
+
+STUCK_S = 30.0
+RESTART_S = 1.0
+WATCH_S = 0.5
+
+log = logging.getLogger(__name__)
+
+TaskT = TypeVar("TaskT")
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer(Generic[ResultT]):
+    """Results in the order of the tasks. queue_s, compute_s: of the task that was done last."""
+
+    results: list[ResultT]
+    queue_s: float
+    compute_s: float
+
+
+class MicroBatcher:
+    """Lines up the tasks of all callers and hands out what the engine makes of them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        stuck_s: float = STUCK_S,
+        restart_s: float = RESTART_S,
+        on_stuck: Callable[[], None] | None = None,
+    ) -> None:
+        """Time without the end of a batch that is forgiven, pause before a dead engine is
+        replaced, and what to do (once) about an engine that hangs: a thread cannot be killed,
+        so the process has to end.
+        """
+        self._settings, self._metrics = settings, metrics
+        self._stuck_s, self._restart_s = stuck_s, restart_s
+        self._on_stuck = on_stuck
+        self._backlog = Backlog()
+        self._calls: set[_Call] = set()
+        self._items: dict[bytes, Item] = {}  # by key: what is waiting or running, to be joined
+        self._engine: Engine | None = None
+        self._down = True
+        self._stuck = False
+        self._closing = False
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        metrics.queue_tasks.set_function(lambda: self._backlog.tasks)
+        metrics.queue_points.set_function(lambda: self._backlog.points)
+        metrics.engine_healthy.set_function(lambda: self.healthy)
+
+    async def start(self) -> None:
+        """Start the engine on the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._start_engine()
+        self._watch()
+
+    async def close(self, grace_s: float) -> None:
+        """Refuse what is new, finish what is queued, for `grace_s` at most."""
+        self._closing = True
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + grace_s
+        if self._calls:
+            await asyncio.wait([call.future for call in self._calls], timeout=grace_s)
+        self._fail_all("the service is closing", reason="closing")
+        for timer in self._timers.values():
+            timer.cancel()
+        self._backlog.stop()
+        if self._engine is not None:
+            await asyncio.to_thread(self._engine.join, max(0.0, ends_s - loop.time()))
+        self._down = True
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the engine is alive and not stuck. A full queue is healthy."""
+        alive = self._engine is not None and self._engine.alive
+        return alive and not self._down and not self._stuck
+
+    def submit(
+        self,
+        network: Network[TaskT, ResultT],
+        tasks: Sequence[TaskT],
+        *,
+        keys: Sequence[bytes] | None = None,
+        deadline_s: float | None = None,
+        bulk: bool = False,
+    ) -> asyncio.Future[Answer[ResultT]]:
+        """Line up tasks; all of them or none. To be called on the event loop.
+
+        keys: tasks of equal keys have equal results, so that a task whose key is already in
+        flight is joined, not repeated. deadline_s: in terms of loop.time(); the future fails
+        with DeadlineError then. bulk: gives way to work that is not. Cancelling the future
+        takes what nobody else waits for out of the queue.
+
+        Raises UnavailableError (queue_full, engine_down, closing) or DeadlineError at once. The
+        future raises PredictionError if a task cannot be answered, UnavailableError if the
+        engine fails.
+        """
+        self._refuse(deadline_s)
+        call = _Call(self._loop.create_future(), len(tasks))
+        items, new = self._enrol(network, tasks, keys=keys, bulk=bulk)
+        self._admit(new)
+        self._join(call, items, new, bulk=bulk)
+        if deadline_s is not None:
+            call.timer = self._loop.call_at(deadline_s, self._expire, call)
+        call.future.add_done_callback(partial(self._left, call))
+        if not tasks:
+            call.finish()
+        return call.future
+
+    def _refuse(self, deadline_s: float | None) -> None:
+        """Raise if nothing can be taken now."""
+        if self._closing:
+            self._reject("the service is closing", reason="closing")
+        if self._down or self._stuck:
+            self._reject("the engine is being restarted", reason="engine_down")
+        if deadline_s is not None and deadline_s <= self._loop.time():
+            self._metrics.reject("deadline")
+            raise DeadlineError("the deadline passed before the work began")
+
+    def _enrol(
+        self,
+        network: Network[TaskT, ResultT],
+        tasks: Sequence[TaskT],
+        *,
+        keys: Sequence[bytes] | None,
+        bulk: bool,
+    ) -> tuple[list[Item], list[Item]]:
+        """The item of each task, and those of them that are new. Changes nothing."""
+        fingerprint, now_s = network.fingerprint, time.perf_counter()
+        items: list[Item] = []
+        new: dict[bytes | int, Item] = {}
+        for position, task in enumerate(tasks):
+            key = None if keys is None else keys[position]
+            item = None if key is None else self._items.get(key) or new.get(key)
+            if item is None:
+                lane, work = Lane(fingerprint, network.lane(task), bulk), network.work(task)
+                item = Item(task, network, lane, work.rows, work.length, key, now_s)
+                new[position if key is None else key] = item
+            items.append(item)
+        return items, list(new.values())
+
+    def _admit(self, new: list[Item]) -> None:
+        """Raise if the new items do not fit the queue."""
+        points = sum(item.points for item in new)
+        waiting = self._backlog.points
+        if new and waiting + points > self._settings.queue_points:
+            engine_s = self._engine.expect_s(new[0].lane, waiting) if self._engine else 0.0
+            self._reject("the queue is full", reason="queue_full", retry_after_s=engine_s)
+
+    def _reject(self, message: str, *, reason: str, retry_after_s: float = 0.0) -> None:
+        self._metrics.reject(reason)
+        raise UnavailableError(
+            message, reason=reason, retry_after_s=max(1.0, math.ceil(retry_after_s))
+        )
+
+    def _join(self, call: "_Call", items: list[Item], new: list[Item], *, bulk: bool) -> None:
+        """Let a call wait for items, and line up those that are new."""
+        call.items = items
+        for position, item in enumerate(items):
+            item.waiters[call, position] = None
+            if item.lane.bulk and not bulk:
+                self._backlog.hurry(item)
+        self._items.update((item.key, item) for item in new if item.key is not None)
+        self._calls.add(call)
+        if new:
+            self._backlog.add(new)
+        if len(new) < len(items):
+            self._metrics.coalesced.inc(len(items) - len(new))
+
+    def _expire(self, call: "_Call") -> None:
+        self._metrics.reject("deadline")
+        self._fail(call, DeadlineError("the deadline passed before the answer was ready"))
+
+    def _left(self, call: "_Call", future: asyncio.Future[Any]) -> None:
+        if future.cancelled():
+            self._leave([call])
+
+    def _fail(self, call: "_Call", error: ShopcastError) -> None:
+        if not call.future.done():
+            call.future.set_exception(error)
+        self._leave([call])
+
+    def _fail_all(self, message: str, *, reason: str) -> None:
+        calls = list(self._calls)
+        for call in calls:
+            self._metrics.reject(reason)
+            if not call.future.done():
+                call.future.set_exception(UnavailableError(message, reason=reason))
+        self._leave(calls)
+
+    def _leave(self, calls: Iterable["_Call"]) -> None:
+        """Let calls wait for nothing any more, and drop the items that nobody wants now."""
+        abandoned = []
+        for call in calls:
+            self._calls.discard(call)
+            call.stop_timer()
+            for position, item in enumerate(call.items):
+                item.waiters.pop((call, position), None)
+                if not item.waiters:
+                    self._forget(item)
+                    abandoned.append(item)
+            call.items = []
+        self._backlog.drop(abandoned)
+
+    def _forget(self, item: Item) -> None:
+        """Let nobody join an item any more."""
+        if item.key is not None and self._items.get(item.key) is item:
+            del self._items[item.key]
+
+    def _settle(self, outcome: Outcome) -> None:
+        """Hand out what the engine reports: one wakeup a batch."""
+        self._stuck = False
+        if outcome.results is None:
+            self._settle_failure(outcome)
+            return
+        for item, result in zip(outcome.items, outcome.results, strict=True):
+            self._forget(item)
+            waiters, item.waiters = item.waiters, {}
+            for call, position in waiters:
+                if call.take(position, result):
+                    self._finish(call, item, outcome)
+
+    def _settle_failure(self, outcome: Outcome) -> None:
+        for item in outcome.items:
+            self._forget(item)
+            for call, _ in list(item.waiters):
+                self._fail(call, PredictionError(outcome.failure))
+
+    def _finish(self, call: "_Call", last: Item, outcome: Outcome) -> None:
+        self._calls.discard(call)
+        call.stop_timer()
+        call.items = []
+        queue_s = max(0.0, outcome.started_s - last.submitted_s)
+        self._metrics.queue_wait_seconds.observe(queue_s)
+        call.finish(queue_s, outcome.compute_s)
+
+    def _start_engine(self) -> None:
+        self._engine = Engine(
+            self._backlog,
+            self._settings,
+            self._metrics,
+            patience_s=self._stuck_s,
+            report=partial(self._call_in, self._settle),
+            died=partial(self._call_in, self._bury),
+        )
+        self._engine.start()
+        self._down = False
+
+    def _call_in(self, function: Callable[..., None], *args: object) -> None:
+        """Run a function on the loop; called by the engine's thread."""
+        try:
+            self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:  # the loop is closed, and with it went everybody who waited
+            log.debug("the loop was closed under the engine")
+
+    def _bury(self) -> None:
+        """The engine died: nobody waits in vain, and a new one comes."""
+        if self._down:
+            return
+        self._down = True
+        self._fail_all("the engine failed", reason="engine_down")
+        if not self._closing:
+            self._timers["restart"] = self._loop.call_later(self._restart_s, self._restart)
+
+    def _restart(self) -> None:
+        log.warning("restarting the engine")
+        self._metrics.engine_restarts.inc()
+        self._start_engine()
+
+    def _watch(self) -> None:
+        """See every now and then whether the engine lives and moves."""
+        if self._engine is not None and not self._down:
+            if not self._engine.alive:
+                self._bury()
+            elif self._engine.overdue and not self._stuck:
+                self._give_up()
+        pause_s = min(WATCH_S, self._stuck_s / 4)
+        self._timers["watch"] = self._loop.call_later(pause_s, self._watch)
+
+    def _give_up(self) -> None:
+        """The engine hangs: send everybody away, and have the process ended."""
+        log.critical("the engine hangs")
+        self._stuck = True
+        self._fail_all("the engine hangs", reason="engine_down")
+        if self._on_stuck is not None:
+            on_stuck, self._on_stuck = self._on_stuck, None
+            on_stuck()
+
+
+class _Call:
+    """One submission: the results so far, and the future of all of them."""
+
+    __slots__ = ("_missing", "_results", "future", "items", "timer")
+
+    def __init__(self, future: asyncio.Future[Any], tasks: int) -> None:
+        self.future = future
+        self.items: list[Item] = []
+        self.timer: asyncio.TimerHandle | None = None
+        self._results: list[object] = [None] * tasks
+        self._missing = tasks
+
+    def take(self, position: int, result: object) -> bool:
+        """Note a result; True if it was the last one."""
+        self._results[position] = result
+        self._missing -= 1
+        return not self._missing
+
+    def finish(self, queue_s: float = 0.0, compute_s: float = 0.0) -> None:
+        if not self.future.done():
+            self.future.set_result(Answer(self._results, queue_s, compute_s))
+
+    def stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None

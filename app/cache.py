@@ -1,0 +1,147 @@
+"""What is already known: forecasts by key, each a compact binary value.
+
+Invariant: what is decoded is what was encoded, bit for bit, and a broken cache is a miss: no
+method raises.
+"""
+
+import struct
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from app.metrics import Metrics
+from models.base import FloatArray, SeriesForecast, SeriesResult
+
+ENTRY_BYTES = 256  # what an entry costs beside its key and value
+FORMAT = 1
+_COUNT = struct.Struct("<BI")  # format, number of forecasts
+_SHAPE = struct.Struct("<III")  # targets, levels, steps
+
+
+class Cache(Protocol):
+    """Values by key; a request asks and tells once each."""
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The value of each key, in order; None for what is not known."""
+
+    async def set_many(self, items: Mapping[bytes, bytes]) -> None:
+        """Keep values for as long as there is room and they are fresh."""
+
+    async def close(self) -> None:
+        """Let go of connections and memory."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    value: bytes
+    expires_s: float
+
+
+class MemoryCache:
+    """A cache in the process: bounded in bytes, what was used least recently leaves first.
+
+    Belongs to one event loop.
+    """
+
+    def __init__(self, most_bytes: int, ttl_s: float, *, metrics: Metrics) -> None:
+        """most_bytes: 0 turns the cache off."""
+        self._most_bytes, self._ttl_s = most_bytes, ttl_s
+        self._metrics = metrics
+        self._entries: OrderedDict[bytes, _Entry] = OrderedDict()
+        self._bytes = 0
+        metrics.cache_bytes.set_function(lambda: self._bytes)
+        metrics.cache_entries.set_function(lambda: len(self._entries))
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The value of each key, in order; None for what is not known."""
+        now_s = time.monotonic()
+        return [self._get(key, now_s) for key in keys]
+
+    async def set_many(self, items: Mapping[bytes, bytes]) -> None:
+        """Keep values for as long as there is room and they are fresh."""
+        expires_s = time.monotonic() + self._ttl_s
+        for key, value in items.items():
+            if _size(key, value) <= self._most_bytes:
+                self._remove(key)
+                self._entries[key] = _Entry(value, expires_s)
+                self._bytes += _size(key, value)
+        self._shrink()
+
+    async def close(self) -> None:
+        """Let go of the memory."""
+        self._entries.clear()
+        self._bytes = 0
+
+    def _get(self, key: bytes, now_s: float) -> bytes | None:
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        if entry.expires_s <= now_s:
+            self._remove(key)
+            return None
+        self._entries.move_to_end(key)
+        return entry.value
+
+    def _remove(self, key: bytes) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._bytes -= _size(key, entry.value)
+
+    def _shrink(self) -> None:
+        evictions = 0
+        while self._bytes > self._most_bytes:
+            key, entry = self._entries.popitem(last=False)
+            self._bytes -= _size(key, entry.value)
+            evictions += 1
+        if evictions:
+            self._metrics.cache_evictions.inc(evictions)
+
+
+def encode(result: SeriesResult) -> bytes:
+    """A result as bytes: little-endian float32 behind a header of shapes."""
+    parts = [_COUNT.pack(FORMAT, len(result))]
+    for forecast in result:
+        parts.append(_SHAPE.pack(*forecast.quantiles.shape))
+        parts.append(forecast.quantiles.astype("<f4").tobytes())
+        parts.append(forecast.mean.astype("<f4").tobytes())
+    return b"".join(parts)
+
+
+def decode(value: bytes) -> SeriesResult:
+    """The result that was encoded, rounded to float32. Raises ValueError if it is damaged."""
+    try:
+        version, count = _COUNT.unpack_from(value)
+        if version != FORMAT:
+            raise ValueError(f"format {version} of a cached forecast is unknown")
+        forecasts, start = [], _COUNT.size
+        for _ in range(count):
+            forecast, start = _decode_forecast(value, start)
+            forecasts.append(forecast)
+    except struct.error as error:
+        raise ValueError("a cached forecast is cut off") from error
+    if start != len(value):
+        raise ValueError("a cached forecast has the wrong length")
+    return tuple(forecasts)
+
+
+def _decode_forecast(value: bytes, start: int) -> tuple[SeriesForecast, int]:
+    """The forecast that begins at `start`, and where it ends."""
+    targets, levels, steps = _SHAPE.unpack_from(value, start)
+    numbers = targets * (levels + 1) * steps
+    start += _SHAPE.size
+    # one copy for both arrays; the quantiles come first
+    flat: FloatArray = np.frombuffer(value, "<f4", numbers, start).astype(np.float64)
+    middle = targets * levels * steps
+    forecast = SeriesForecast(
+        quantiles=flat[:middle].reshape(targets, levels, steps),
+        mean=flat[middle:].reshape(targets, steps),
+    )
+    return forecast, start + 4 * numbers
+
+
+def _size(key: bytes, value: bytes) -> int:
+    return len(key) + len(value) + ENTRY_BYTES

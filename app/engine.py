@@ -1,0 +1,210 @@
+"""The thread that runs batches: one at a time, whatever the network throws at it.
+
+Invariant: every item taken from the backlog is reported exactly once, with its own result or its
+own failure, unless the thread dies or hangs; then `died` or `overdue` says so.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from app.backlog import Backlog, Batch, Item, Lane
+from app.metrics import Metrics
+from app.settings import Settings
+from models.base import OutOfMemoryError
+
+OVERDUE_FACTOR = 20  # a batch that takes so many times what it should hangs
+RECOVERY_BATCHES = 256  # good batches until a budget of nothing is whole again
+RATE_SHARE = 0.2  # weight of the newest batch in the moving average
+MOST_RATES = 1024  # lanes whose speed is remembered
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """A part of a batch that is done. results: one for each item, None if they failed."""
+
+    items: Sequence[Item]
+    results: Sequence[object] | None
+    failure: str
+    started_s: float  # time.perf_counter()
+    compute_s: float
+
+
+class Budget:
+    """Most rows and points a batch; halved when memory runs short, whole again in time."""
+
+    def __init__(self, rows: int, points: int) -> None:
+        self._whole = (rows, points)
+        self._rows, self._points = float(rows), float(points)
+
+    @property
+    def rows(self) -> int:
+        return max(1, int(self._rows))
+
+    @property
+    def points(self) -> int:
+        return max(1, int(self._points))
+
+    @property
+    def ratio(self) -> float:
+        """Share of the whole budget."""
+        return min(self._rows / self._whole[0], self._points / self._whole[1])
+
+    def fill(self, batch: Batch) -> float:
+        """Share of the budget that a batch uses; at most 1."""
+        return min(1.0, max(batch.rows / self.rows, batch.padded / self.points))
+
+    def halve(self, batch: Batch) -> None:
+        """Allow half of what was too much."""
+        self._rows = max(1.0, min(self._rows, batch.rows) / 2)
+        self._points = max(1.0, min(self._points, batch.padded) / 2)
+
+    def recover(self) -> None:
+        """Allow a little more, up to the whole."""
+        rows, points = self._whole
+        self._rows = min(rows, self._rows + rows / RECOVERY_BATCHES)
+        self._points = min(points, self._points + points / RECOVERY_BATCHES)
+
+
+class Rates:
+    """Seconds a padded point takes in each lane, as a moving average."""
+
+    def __init__(self) -> None:
+        self._of_lane: dict[Lane, float] = {}
+
+    def expect_s(self, lane: Lane, points: int) -> float:
+        """How long so many points take; 0 as long as nothing is known."""
+        return self._of_lane.get(lane, 0.0) * points
+
+    def learn(self, lane: Lane, points: int, *, seconds: float) -> None:
+        rate = seconds / max(1, points)
+        known = self._of_lane.get(lane)
+        if known is None and len(self._of_lane) >= MOST_RATES:
+            del self._of_lane[next(iter(self._of_lane))]
+        self._of_lane[lane] = rate if known is None else known + RATE_SHARE * (rate - known)
+
+
+class Engine:
+    """One thread that takes batches from the backlog, and says what became of them."""
+
+    def __init__(
+        self,
+        backlog: Backlog,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        patience_s: float,
+        report: Callable[[Outcome], None],
+        died: Callable[[], None],
+    ) -> None:
+        """report and died are called in the thread. patience_s: least time a batch is given."""
+        self._backlog, self._metrics = backlog, metrics
+        self._budget = Budget(settings.batch_rows, settings.batch_points)
+        self._rates = Rates()
+        self._patience_s = patience_s
+        self._report, self._died = report, died
+        self._due_s: float | None = None  # when the running batch should have ended
+        self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
+        metrics.engine_budget.set_function(lambda: self._budget.ratio)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the thread to end; the backlog has to be stopped."""
+        self._thread.join(timeout_s)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the running batch hangs."""
+        due_s = self._due_s
+        return due_s is not None and time.perf_counter() > due_s
+
+    def expect_s(self, lane: Lane, points: int) -> float:
+        """How long so many points of a lane take; 0 as long as nothing is known."""
+        return self._rates.expect_s(lane, points)
+
+    def _live(self) -> None:
+        try:
+            while batch := self._take():
+                self._run(batch)
+        except BaseException:  # a thread that dies unseen leaves its callers waiting
+            log.critical("the engine died", exc_info=True)
+            self._died()
+
+    def _take(self) -> Batch | None:
+        return self._backlog.take(most_rows=self._budget.rows, most_points=self._budget.points)
+
+    def _run(self, batch: Batch) -> None:
+        """Run a batch; what fails is retried in halves, so that only the culprit fails."""
+        parts = [batch]
+        while parts:
+            part = parts.pop()
+            failure = self._attempt(part)
+            if failure is None:
+                continue
+            if len(part.items) == 1:
+                self._metrics.poisoned_tasks.inc()
+                self._report(Outcome(part.items, None, failure, time.perf_counter(), 0.0))
+            else:
+                parts += _halves(part)
+
+    def _attempt(self, batch: Batch) -> str | None:
+        """Run and report a batch; None, or what a caller may know of its failure."""
+        lane = batch.items[0].lane
+        started_s = time.perf_counter()
+        expected_s = self._rates.expect_s(lane, batch.padded)
+        self._due_s = started_s + max(self._patience_s, OVERDUE_FACTOR * expected_s)
+        # whatever is caught is let go before a retry: its frames hold the memory that ran short
+        try:
+            results = _predict(batch.items)
+        except (OutOfMemoryError, MemoryError):
+            log.warning("out of memory on %d rows of %d points", batch.rows, batch.length)
+            self._budget.halve(batch)
+            self._metrics.out_of_memory_splits.inc()
+            return "the input does not fit the memory of the device"
+        except Exception:
+            alone = len(batch.items) == 1
+            log.warning("%d tasks failed in a batch", len(batch.items), exc_info=alone)
+            self._metrics.failed_batches.inc()
+            return "the model could not answer this input"
+        finally:
+            self._due_s = None
+        compute_s = time.perf_counter() - started_s
+        self._report(Outcome(batch.items, results, "", started_s, compute_s))
+        self._learn(batch, compute_s)
+        return None
+
+    def _learn(self, batch: Batch, compute_s: float) -> None:
+        metrics = self._metrics
+        metrics.rows.inc(batch.rows)
+        metrics.points.inc(batch.points)
+        metrics.batches.inc()
+        metrics.batch_rows.observe(batch.rows)
+        metrics.batch_fill.observe(self._budget.fill(batch))
+        metrics.batch_padding.observe(1 - batch.points / max(1, batch.padded))
+        metrics.compute_seconds.observe(compute_s)
+        self._rates.learn(batch.items[0].lane, batch.padded, seconds=compute_s)
+        self._budget.recover()
+
+
+def _predict(items: Sequence[Item]) -> Sequence[object]:
+    results = items[0].network.predict([item.task for item in items])
+    if len(results) != len(items):
+        raise ValueError(f"the network gave {len(results)} results for {len(items)} tasks")
+    return results
+
+
+def _halves(batch: Batch) -> list[Batch]:
+    """Both halves of a batch, without what nobody waits for any more."""
+    wanted = [item for item in batch.items if item.waiters]
+    middle = (len(wanted) + 1) // 2
+    return [Batch.of(half) for half in (wanted[middle:], wanted[:middle]) if half]
