@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from models.base import Network
 
 FREE_PADDING_POINTS = 2048  # padding that costs less than a batch of its own
-PADDING_SHARE = 0.25  # beyond that, the most padding in a batch
+PADDING_SHARE = 0.25  # beyond that, the most padding an item may bring for each of its points
 SIZES_PER_OCTAVE = 4  # lengths within 19 % of each other stand in one line
 BULK_TURN = 8  # of so many batches bulk work gets one, however much else waits
 LARGE_REQUESTS = 8  # so many at once do not hold up small ones
@@ -84,10 +84,11 @@ class Batch:
             return True
         rows = self.rows + item.rows
         padded = rows * max(self.length, item.length)
-        padding = padded - self.points - item.points
         if rows > most_rows or padded > most_points:
             return False
-        return padding <= FREE_PADDING_POINTS or padding <= padded * PADDING_SHARE
+        padding = padded - self.padded - item.points  # what this item adds
+        in_all = padded - self.points - item.points
+        return padding <= item.points * PADDING_SHARE or in_all <= FREE_PADDING_POINTS
 
 
 Line = list[tuple[int, int, Item]]

@@ -121,14 +121,15 @@ class MicroBatcher:
         """
         self._refuse(deadline_s)
         call = _Call(self._loop.create_future(), len(tasks))
+        if not tasks:
+            call.finish()
+            return call.future
         items, new = self._enrol(network, tasks, keys=keys, bulk=bulk)
         self._admit(new)
         self._join(call, items, new, bulk=bulk)
         if deadline_s is not None:
             call.timer = self._loop.call_at(deadline_s, self._expire, call)
         call.future.add_done_callback(partial(self._left, call))
-        if not tasks:
-            call.finish()
         return call.future
 
     def _refuse(self, deadline_s: float | None) -> None:

@@ -1,0 +1,117 @@
+"""A network that echoes, whose time, failures and memory a test holds in its hands."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.batcher import MicroBatcher
+from app.metrics import Metrics
+from app.settings import Settings
+from models.base import OutOfMemoryError, Work
+
+PATIENCE_S = 30.0  # far beyond what any of these tests takes; only a bug waits so long
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A task: what is echoed, and what it costs."""
+
+    value: int
+    length: int = 16
+    rows: int = 1
+    lane: int = 0
+
+
+@dataclass(eq=False)
+class Echo:
+    """Answers each word with its value; notes every batch it was asked for."""
+
+    fingerprint: str = "echo"
+    poison: set[int] = field(default_factory=set)
+    deadly: set[int] = field(default_factory=set)
+    memory_rows: int = 1_000_000
+    surplus: int = 0  # results too many
+    batches: list[list[Word]] = field(default_factory=list)
+    doors: dict[int, threading.Event] = field(default_factory=dict)
+    entered: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    busy: threading.Lock = field(default_factory=threading.Lock)
+
+    def lane(self, task: Word) -> int:
+        return task.lane
+
+    def work(self, task: Word) -> Work:
+        return Work(rows=task.rows, length=task.length)
+
+    def predict(self, tasks: Sequence[Word]) -> list[int]:
+        assert self.busy.acquire(blocking=False), "called from two threads at a time"
+        try:
+            return self._predict(tasks)
+        finally:
+            self.busy.release()
+
+    def _predict(self, tasks: Sequence[Word]) -> list[int]:
+        self.batches.append(list(tasks))
+        self.entered.release()
+        values = [task.value for task in tasks]
+        for door in [self.doors[value] for value in values if value in self.doors]:
+            assert door.wait(PATIENCE_S)
+        if self.deadly.intersection(values):
+            raise SystemExit
+        if sum(task.rows for task in tasks) > self.memory_rows:
+            raise OutOfMemoryError("no room on the device")
+        if self.poison.intersection(values):
+            raise ValueError(f"secret: {values}")
+        return values + values[:1] * self.surplus
+
+    @property
+    def values(self) -> list[list[int]]:
+        return [[task.value for task in batch] for batch in self.batches]
+
+    def shut(self, value: int) -> None:
+        """Hold the batch that has this value in it."""
+        self.doors[value] = threading.Event()
+
+    def open(self, *values: int) -> None:
+        """Let the batches go that are held for these values; all of them without any."""
+        for value in values or list(self.doors):
+            self.doors[value].set()
+
+    async def begun(self) -> None:
+        """Wait until a batch has begun that was not waited for yet."""
+        assert await asyncio.to_thread(self.entered.acquire, timeout=PATIENCE_S)
+
+    async def occupy(self, batcher: MicroBatcher) -> asyncio.Future[Any]:
+        """Keep the engine busy until opened, so that what comes next has to wait."""
+        self.shut(-1)
+        first = batcher.submit(self, [Word(-1)])
+        await self.begun()
+        return first
+
+
+@asynccontextmanager
+async def running(
+    metrics: Metrics | None = None,
+    *,
+    stuck_s: float = 30.0,
+    restart_s: float = 0.0,
+    **settings: Any,
+) -> AsyncIterator[MicroBatcher]:
+    """A batcher at work."""
+    batcher = MicroBatcher(
+        Settings(**settings), metrics or Metrics(), stuck_s=stuck_s, restart_s=restart_s
+    )
+    await batcher.start()
+    try:
+        yield batcher
+    finally:
+        await batcher.close(PATIENCE_S)
+
+
+def value_of(metrics: Metrics, name: str, /, **labels: str) -> float:
+    """A metric as a scrape sees it."""
+    value = metrics.registry.get_sample_value(name, labels)
+    assert value is not None, f"there is no {name}"
+    return value

@@ -1,0 +1,134 @@
+"""The cache keeps what it was told, within its bounds, and never makes an answer up."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.cache import ENTRY_BYTES, Cache, MemoryCache, decode, encode
+from app.metrics import Metrics
+from models.base import SeriesForecast, SeriesResult
+from tests.app.networks import value_of
+
+
+def forecast(targets: int = 1, levels: int = 3, steps: int = 4) -> SeriesForecast:
+    random = np.random.default_rng(targets + levels + steps)
+    return SeriesForecast(
+        quantiles=random.normal(size=(targets, levels, steps)) * 1e6,
+        mean=random.normal(size=(targets, steps)) / 3,
+    )
+
+
+def room_for(entries: int) -> int:
+    """Bytes that hold so many entries of keys of 1 and values of 100 bytes."""
+    return entries * (1 + 100 + ENTRY_BYTES)
+
+
+async def test_what_is_kept_is_found_in_the_order_asked_for() -> None:
+    cache: Cache = MemoryCache(10_000, 60, metrics=Metrics())
+    await cache.set_many({b"a": b"1", b"b": b"2"})
+    assert await cache.get_many([b"b", b"c", b"a"]) == [b"2", None, b"1"]
+    assert await cache.get_many([]) == []
+    await cache.close()
+    assert await cache.get_many([b"a"]) == [None]
+
+
+async def test_the_cache_is_bounded_in_bytes() -> None:
+    metrics = Metrics()
+    cache = MemoryCache(room_for(3), 60, metrics=metrics)
+    await cache.set_many({bytes([number]): bytes(100) for number in range(50)})
+    assert value_of(metrics, "shopcast_cache_entries") == 3
+    assert value_of(metrics, "shopcast_cache_bytes") == room_for(3)
+    assert value_of(metrics, "shopcast_cache_evictions_total") == 47
+
+
+async def test_what_was_used_least_recently_leaves_first() -> None:
+    cache = MemoryCache(room_for(2), 60, metrics=Metrics())
+    await cache.set_many({b"a": bytes(100), b"b": bytes(100)})
+    await cache.get_many([b"a"])
+    await cache.set_many({b"c": bytes(100)})
+    found = await cache.get_many([b"a", b"b", b"c"])
+    assert [value is not None for value in found] == [True, False, True]
+
+
+async def test_replacing_a_value_does_not_count_it_twice() -> None:
+    metrics = Metrics()
+    cache = MemoryCache(room_for(9), 60, metrics=metrics)
+    for _ in range(3):
+        await cache.set_many({b"a": bytes(100)})
+    assert value_of(metrics, "shopcast_cache_bytes") == room_for(1)
+
+
+async def test_a_value_expires() -> None:
+    metrics = Metrics()
+    cache = MemoryCache(10_000, 0.0, metrics=metrics)
+    await cache.set_many({b"a": b"1"})
+    assert await cache.get_many([b"a"]) == [None]
+    assert value_of(metrics, "shopcast_cache_bytes") == 0
+
+
+@pytest.mark.parametrize("most_bytes", [0, ENTRY_BYTES])
+async def test_what_has_no_room_is_not_kept(most_bytes: int) -> None:
+    metrics = Metrics()
+    cache = MemoryCache(most_bytes, 60, metrics=metrics)
+    await cache.set_many({b"a": b"1"})
+    assert await cache.get_many([b"a"]) == [None]
+    assert value_of(metrics, "shopcast_cache_evictions_total") == 0
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 9), st.integers(0, 300)), max_size=60),
+    st.integers(0, 2000),
+)
+async def test_the_size_is_right_whatever_happens(
+    steps: list[tuple[bool, int, int]], most_bytes: int
+) -> None:
+    metrics = Metrics()
+    cache = MemoryCache(most_bytes, 60, metrics=metrics)
+    told: dict[bytes, bytes] = {}
+    for write, name, size in steps:
+        key = bytes([name])
+        if write:
+            told[key] = bytes([size % 7]) * size
+            await cache.set_many({key: told[key]})
+        else:
+            assert (await cache.get_many([key]))[0] in (None, told.get(key))
+    found = await cache.get_many(list(told))
+    kept = [1 + len(value) + ENTRY_BYTES for value in found if value is not None]
+    assert value_of(metrics, "shopcast_cache_bytes") == sum(kept) <= most_bytes
+    assert value_of(metrics, "shopcast_cache_entries") == len(kept)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        (),
+        (forecast(),),
+        (forecast(2, 1, 1), forecast(1, 21, 64)),
+        (forecast(1, 0, 5),),
+    ],
+)
+def test_a_result_comes_back_as_float32_holds_it(result: SeriesResult) -> None:
+    value = encode(result)
+    found = decode(value)
+    assert len(found) == len(result)
+    for one, other in zip(found, result, strict=True):
+        for mine, theirs in ((one.quantiles, other.quantiles), (one.mean, other.mean)):
+            assert mine.dtype == np.float64
+            np.testing.assert_array_equal(mine, theirs.astype(np.float32))
+    assert encode(found) == value
+
+
+def test_rounding_keeps_quantiles_in_order() -> None:
+    random = np.random.default_rng(1)
+    quantiles = np.sort(1e7 + random.normal(size=(1, 99, 50)), axis=1)
+    found = decode(encode((SeriesForecast(quantiles, quantiles[:, 0]),)))
+    assert (np.diff(found[0].quantiles, axis=1) >= 0).all()
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00", b"\x09\x01\x00\x00\x00", b"cut", b"longer"])
+def test_a_damaged_value_is_refused(damage: bytes) -> None:
+    value = encode((forecast(),))
+    damaged = {b"cut": value[:-4], b"longer": value + b"\x00"}.get(damage, damage)
+    with pytest.raises(ValueError, match=r"."):
+        decode(damaged)
