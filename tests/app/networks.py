@@ -7,10 +7,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from app.batcher import MicroBatcher
 from app.metrics import Metrics
 from app.settings import Settings
-from models.base import OutOfMemoryError, Work
+from models.base import OutOfMemoryError, SeriesForecast, SeriesResult, SeriesTask, Work
 
 PATIENCE_S = 30.0  # far beyond what any of these tests takes; only a bug waits so long
 
@@ -115,3 +117,28 @@ def value_of(metrics: Metrics, name: str, /, **labels: str) -> float:
     value = metrics.registry.get_sample_value(name, labels)
     assert value is not None, f"there is no {name}"
     return value
+
+
+@dataclass(eq=False)
+class LastValue:
+    """Forecasts the last value of a history, by way of an Echo that holds time and failures."""
+
+    fingerprint: str = "last"
+    echo: Echo = field(default_factory=Echo)
+
+    def lane(self, task: SeriesTask) -> int:
+        return task.prediction_length
+
+    def work(self, task: SeriesTask) -> Work:
+        return Work(rows=len(task.series), length=task.series[0].target.shape[1])
+
+    def predict(self, tasks: Sequence[SeriesTask]) -> list[SeriesResult]:
+        values = self.echo.predict([Word(int(task.series[0].target[0, -1])) for task in tasks])
+        return [
+            _constant(task, value / 3) for task, value in zip(tasks, values, strict=True)
+        ]  # a third is not a float32
+
+
+def _constant(task: SeriesTask, value: float) -> SeriesResult:
+    shape = (1, len(task.quantile_levels), task.prediction_length)
+    return (SeriesForecast(np.full(shape, value), np.full(shape[::2], value)),)
