@@ -53,9 +53,9 @@ class MicroBatcher:
         restart_s: float = RESTART_S,
         on_stuck: Callable[[], None] | None = None,
     ) -> None:
-        """Time without the end of a batch that is forgiven, pause before a dead engine is
-        replaced, and what to do (once) about an engine that hangs: a thread cannot be killed,
-        so the process has to end.
+        """stuck_s: time without the end of a batch that is always forgiven. restart_s: pause
+        before a dead engine is replaced. on_stuck: called once, when the engine hangs or its
+        device is broken; a thread cannot be killed, so it should end the process.
         """
         self._settings, self._metrics = settings, metrics
         self._stuck_s, self._restart_s = stuck_s, restart_s
@@ -267,6 +267,7 @@ class MicroBatcher:
             patience_s=self._stuck_s,
             report=partial(self._call_in, self._settle),
             died=partial(self._call_in, self._bury),
+            broken=partial(self._call_in, self._give_up),
         )
         self._engine.start()
         self._down = False
@@ -290,6 +291,7 @@ class MicroBatcher:
     def _restart(self) -> None:
         log.warning("restarting the engine")
         self._metrics.engine_restarts.inc()
+        self._stuck = False
         self._start_engine()
 
     def _watch(self) -> None:
@@ -303,10 +305,10 @@ class MicroBatcher:
         self._timers["watch"] = self._loop.call_later(pause_s, self._watch)
 
     def _give_up(self) -> None:
-        """The engine hangs: send everybody away, and have the process ended."""
-        log.critical("the engine hangs")
+        """The engine hangs or its device is broken: send everybody away, end the process."""
+        log.critical("the engine cannot go on")
         self._stuck = True
-        self._fail_all("the engine hangs", reason="engine_down")
+        self._fail_all("the engine cannot go on", reason="engine_down")
         if self._on_stuck is not None:
             on_stuck, self._on_stuck = self._on_stuck, None
             on_stuck()

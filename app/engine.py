@@ -1,7 +1,8 @@
 """The thread that runs batches: one at a time, whatever the network throws at it.
 
 Invariant: every item taken from the backlog is reported exactly once, with its own result or its
-own failure, unless the thread dies or hangs; then `died` or `overdue` says so.
+own failure, unless the thread dies, hangs or finds the device broken; then `died`, `overdue` or
+`broken` says so.
 """
 
 import logging
@@ -9,11 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from app.backlog import Backlog, Batch, Item, Lane
 from app.metrics import Metrics
 from app.settings import Settings
-from models.base import OutOfMemoryError
+from models.base import Network, OutOfMemoryError
 
 OVERDUE_FACTOR = 20  # a batch that takes so many times what it should hangs
 RECOVERY_BATCHES = 256  # good batches until a budget of nothing is whole again
@@ -32,6 +34,10 @@ class Outcome:
     failure: str
     started_s: float  # time.perf_counter()
     compute_s: float
+
+
+class _BrokenError(Exception):
+    """The network fails on what it has answered before."""
 
 
 class Budget:
@@ -100,13 +106,15 @@ class Engine:
         patience_s: float,
         report: Callable[[Outcome], None],
         died: Callable[[], None],
+        broken: Callable[[], None],
     ) -> None:
-        """report and died are called in the thread. patience_s: least time a batch is given."""
+        """The callbacks are called in the thread. patience_s: least time a batch is given."""
         self._backlog, self._metrics = backlog, metrics
         self._budget = Budget(settings.batch_rows, settings.batch_points)
         self._rates = Rates()
         self._patience_s = patience_s
-        self._report, self._died = report, died
+        self._report, self._died, self._broken = report, died, broken
+        self._proof: Item | None = None  # what was answered last
         self._due_s: float | None = None  # when the running batch should have ended
         self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
         metrics.engine_budget.set_function(lambda: self._budget.ratio)
@@ -136,6 +144,9 @@ class Engine:
         try:
             while batch := self._take():
                 self._run(batch)
+        except _BrokenError:
+            log.critical("the network fails on what it has answered before", exc_info=True)
+            self._broken()
         except BaseException:  # a thread that dies unseen leaves its callers waiting
             log.critical("the engine died", exc_info=True)
             self._died()
@@ -145,27 +156,41 @@ class Engine:
 
     def _run(self, batch: Batch) -> None:
         """Run a batch; what fails is retried in halves, so that only the culprit fails."""
-        parts = [batch]
+        parts, answered = [batch], False
         while parts:
             part = parts.pop()
             failure = self._attempt(part)
             if failure is None:
-                continue
-            if len(part.items) == 1:
+                answered = True
+            elif len(part.items) == 1:
+                if not answered:
+                    self._prove(part.items[0].network)
                 self._metrics.poisoned_tasks.inc()
                 self._report(Outcome(part.items, None, failure, time.perf_counter(), 0.0))
             else:
                 parts += _halves(part)
 
+    def _prove(self, network: Network[Any, object]) -> None:
+        """Ask the network for what it could answer before.
+
+        A device that failed for good fails every task, and would pass for a run of bad ones.
+        Raises _BrokenError.
+        """
+        if self._proof is None or self._proof.network is not network:
+            return
+        try:
+            self._predict([self._proof], points=self._proof.points)
+        except (OutOfMemoryError, MemoryError):
+            log.warning("out of memory on a task that fitted before")
+        except Exception as error:
+            raise _BrokenError from error
+
     def _attempt(self, batch: Batch) -> str | None:
         """Run and report a batch; None, or what a caller may know of its failure."""
-        lane = batch.items[0].lane
         started_s = time.perf_counter()
-        expected_s = self._rates.expect_s(lane, batch.padded)
-        self._due_s = started_s + max(self._patience_s, OVERDUE_FACTOR * expected_s)
         # whatever is caught is let go before a retry: its frames hold the memory that ran short
         try:
-            results = _predict(batch.items)
+            results = self._predict(batch.items, points=batch.padded)
         except (OutOfMemoryError, MemoryError):
             log.warning("out of memory on %d rows of %d points", batch.rows, batch.length)
             self._budget.halve(batch)
@@ -176,12 +201,23 @@ class Engine:
             log.warning("%d tasks failed in a batch", len(batch.items), exc_info=alone)
             self._metrics.failed_batches.inc()
             return "the model could not answer this input"
+        compute_s = time.perf_counter() - started_s
+        self._proof = batch.items[0]
+        self._learn(batch, compute_s)  # first, so that a caller finds itself counted
+        self._report(Outcome(batch.items, results, "", started_s, compute_s))
+        return None
+
+    def _predict(self, items: Sequence[Item], *, points: int) -> Sequence[object]:
+        """One call of the network, under watch."""
+        expected_s = self._rates.expect_s(items[0].lane, points)
+        self._due_s = time.perf_counter() + max(self._patience_s, OVERDUE_FACTOR * expected_s)
+        try:
+            results = items[0].network.predict([item.task for item in items])
         finally:
             self._due_s = None
-        compute_s = time.perf_counter() - started_s
-        self._report(Outcome(batch.items, results, "", started_s, compute_s))
-        self._learn(batch, compute_s)
-        return None
+        if len(results) != len(items):
+            raise ValueError(f"the network gave {len(results)} results for {len(items)} tasks")
+        return results
 
     def _learn(self, batch: Batch, compute_s: float) -> None:
         metrics = self._metrics
@@ -194,13 +230,6 @@ class Engine:
         metrics.compute_seconds.observe(compute_s)
         self._rates.learn(batch.items[0].lane, batch.padded, seconds=compute_s)
         self._budget.recover()
-
-
-def _predict(items: Sequence[Item]) -> Sequence[object]:
-    results = items[0].network.predict([item.task for item in items])
-    if len(results) != len(items):
-        raise ValueError(f"the network gave {len(results)} results for {len(items)} tasks")
-    return results
 
 
 def _halves(batch: Batch) -> list[Batch]:

@@ -34,6 +34,7 @@ class Echo:
     fingerprint: str = "echo"
     poison: set[int] = field(default_factory=set)
     deadly: set[int] = field(default_factory=set)
+    broken: bool = False
     memory_rows: int = 1_000_000
     surplus: int = 0  # results too many
     batches: list[list[Word]] = field(default_factory=list)
@@ -64,7 +65,7 @@ class Echo:
             raise SystemExit
         if sum(task.rows for task in tasks) > self.memory_rows:
             raise OutOfMemoryError("no room on the device")
-        if self.poison.intersection(values):
+        if self.broken or self.poison.intersection(values):
             raise ValueError(f"secret: {values}")
         return values + values[:1] * self.surplus
 

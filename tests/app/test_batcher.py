@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import nullcontext
 from itertools import pairwise
 
 import numpy as np
@@ -168,7 +169,7 @@ async def test_a_caller_cancelled_while_it_is_computed_never_hurts_its_neighbour
     assert isinstance(results[0], PredictionError)
     assert isinstance(results[2], asyncio.CancelledError)
     assert [getattr(results[number], "results", None) for number in (1, 3)] == [[1], [3]]
-    assert network.values[2:] == [[0, 1], [0], [1], [3]]
+    assert network.values[2:] == [[0, 1], [0], [-1], [1], [3]]  # -1: does the network still work?
 
 
 async def test_a_passed_deadline_leaves_the_queue_at_once() -> None:
@@ -462,6 +463,24 @@ async def test_an_engine_that_hangs_fails_readiness_and_its_callers() -> None:
 async def _hang(network: Echo, batcher: MicroBatcher) -> "asyncio.Future[object]":
     await network.begun()  # the batch that was answered
     return await network.occupy(batcher)
+
+
+async def test_a_broken_device_is_told_from_a_run_of_bad_inputs() -> None:
+    network, calls = Echo(poison=set(range(1, 9))), []
+    batcher = MicroBatcher(
+        Settings(), Metrics(), restart_s=PATIENCE_S, on_stuck=lambda: calls.append("stuck")
+    )
+    await batcher.start()
+    for value in range(9):
+        with pytest.raises(PredictionError) if value else nullcontext():
+            await batcher.submit(network, words(value))
+    assert batcher.healthy
+    network.broken = True
+    with pytest.raises(UnavailableError):
+        await batcher.submit(network, words(1))
+    assert not batcher.healthy
+    assert calls == ["stuck"]
+    await batcher.close(PATIENCE_S)
 
 
 async def test_closing_finishes_what_is_queued_and_refuses_what_is_new() -> None:
