@@ -1,0 +1,72 @@
+"""Forecasts for people and their files: a frame, CSV, Parquet, a table on the terminal.
+
+Invariant: one row an item and period, in the order of the forecasts, columns `item_id`,
+`timestamp`, `mean` and one for each level, named as the level is written.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from app.forecasters import Forecast
+
+ROWS_SHOWN = 56  # of a table on a terminal
+
+
+def frame(
+    forecasts: Sequence[Forecast], levels: Sequence[float], shown: Sequence[float]
+) -> pd.DataFrame:
+    """The forecasts as rows. levels: those of the forecasts; shown: the columns wanted."""
+    return pd.concat([_rows(each, levels, shown) for each in forecasts], ignore_index=True)
+
+
+def _rows(forecast: Forecast, levels: Sequence[float], shown: Sequence[float]) -> pd.DataFrame:
+    places = list(levels)
+    rows = {"item_id": forecast.item, "timestamp": forecast.times, "mean": forecast.mean}
+    quantiles = {str(level): forecast.quantiles[places.index(level)] for level in shown}
+    return pd.DataFrame(rows | quantiles)
+
+
+def write(rows: pd.DataFrame, path: Path) -> None:
+    """Write the rows as Parquet or CSV, by the name of the file. Raises OSError."""
+    if path.suffix.lower() in {".parquet", ".pq"}:
+        rows.to_parquet(path, index=False)
+    else:
+        _rounded(rows).to_csv(path, index=False)
+
+
+def show(rows: pd.DataFrame, console: Console) -> None:
+    """Print a table for eyes on a terminal, CSV into a pipe."""
+    if not console.is_terminal:
+        _rounded(rows).to_csv(sys.stdout, index=False)
+        return
+    table = Table(*[str(name) for name in rows.columns], box=None, header_style="bold")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for cells in _texts(rows.head(ROWS_SHOWN)):
+        table.add_row(*cells)
+    console.print(table)
+    if len(rows) > ROWS_SHOWN:
+        console.print(f"… {len(rows) - ROWS_SHOWN:,} more rows; --output FILE takes them all")
+
+
+def _texts(rows: pd.DataFrame) -> list[list[str]]:
+    midnight = (rows["timestamp"] == rows["timestamp"].dt.normalize()).all()
+    times = rows["timestamp"].dt.strftime("%Y-%m-%d" if midnight else "%Y-%m-%d %H:%M")
+    digits = 0 if rows["mean"].abs().median() >= 1000 else 1
+    numbers = rows.iloc[:, 2:].to_numpy(dtype=np.float64)
+    return [
+        [item, time, *(f"{number:,.{digits}f}" for number in line)]
+        for item, time, line in zip(rows["item_id"], times, numbers, strict=True)
+    ]
+
+
+def _rounded(rows: pd.DataFrame) -> pd.DataFrame:
+    """Seven significant digits: what a forecast in float32 has to say."""
+    numbers = rows.select_dtypes("float").map(lambda number: float(f"{number:.7g}"))
+    return rows.assign(**{str(name): numbers[name] for name in numbers})
