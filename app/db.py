@@ -1,0 +1,85 @@
+"""The database: engine, sessions, tables, migrations.
+
+Invariant: tables change by migrations only, and no other module but the owners of tables knows
+that there is SQL.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import DateTime, Engine, String, UniqueConstraint, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from app.errors import ConfigurationError
+
+MIGRATIONS = Path(__file__).parent.parent / "migrations"
+BUSY_TIMEOUT_MS = 5000
+
+
+class Base(DeclarativeBase):
+    """Root of the tables."""
+
+
+class ModelVersionRow(Base):
+    """A model version: the same content keeps its number for ever."""
+
+    __tablename__ = "model_versions"
+    __table_args__ = (
+        UniqueConstraint("name", "version", name="uq_model_versions_version"),
+        UniqueConstraint("name", "fingerprint", name="uq_model_versions_fingerprint"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(64))
+    version: Mapped[int]
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    source: Mapped[str] = mapped_column(String(255))
+    created_at: Mapped[datetime] = mapped_column(
+        DateTime(timezone=True), default=lambda: datetime.now(UTC)
+    )
+
+
+def open_database(url: str) -> Engine:
+    """An engine on a bounded pool; nothing is connected yet. Raises ConfigurationError."""
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() != "sqlite":
+            return create_engine(parsed, pool_size=5, max_overflow=5, pool_pre_ping=True)
+        if parsed.database and parsed.database != ":memory:":
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(parsed)
+    except (ArgumentError, ImportError) as error:
+        raise ConfigurationError(f"SHOPCAST_DATABASE_URL: {error}") from error
+    except OSError as error:
+        raise ConfigurationError(f"the data directory cannot be made: {error.strerror}") from error
+    event.listen(engine, "connect", _prepare_sqlite)
+    return engine
+
+
+def migrate(url: str) -> None:
+    """Bring the database to the latest revision. Raises ConfigurationError if it cannot be."""
+    engine = open_database(url)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    try:
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except SQLAlchemyError as error:
+        where = make_url(url).render_as_string(hide_password=True)
+        raise ConfigurationError(f"the database {where} cannot be migrated: {error}") from error
+    finally:
+        engine.dispose()
+
+
+def _prepare_sqlite(connection: object, _: ConnectionPoolEntry) -> None:
+    cursor = connection.cursor()  # type: ignore[attr-defined]  # a DBAPI connection
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()

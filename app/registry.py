@@ -1,0 +1,140 @@
+"""Model versions: numbered in the database, alive in memory.
+
+Invariant: a live version never changes, and a version's number means the same content for ever.
+"""
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import Engine, func, select
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from app.db import ModelVersionRow
+from app.errors import ConfigurationError, NotFoundError
+from app.metrics import Metrics
+from app.settings import Settings
+from models.base import CheckpointError
+from models.checkpoint import shipped
+from models.series import SeriesDescription, SeriesNetwork
+
+SALES = "sales"
+PRODUCTION = "production"
+ATTEMPTS = 5  # other processes may take the next number at the same time
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LiveVersion:
+    """A model version in memory. created_at: when it was first seen; load_s: time to load."""
+
+    name: str
+    version: int
+    fingerprint: str
+    network: SeriesNetwork
+    description: SeriesDescription
+    created_at: datetime
+    loaded_at: datetime
+    load_s: float
+
+
+class Registry:
+    """The versions this process can answer with."""
+
+    def __init__(self, engine: Engine, metrics: Metrics) -> None:
+        self._engine, self._metrics = engine, metrics
+        self._live: dict[str, dict[int, LiveVersion]] = {}
+        self._aliases: dict[tuple[str, str], int] = {}
+
+    def load_sales(self, settings: Settings) -> LiveVersion:
+        """Load, verify, number and put into production the configured series checkpoint.
+
+        Blocking. Raises ConfigurationError with the reason if it cannot be served, or if the
+        database cannot be read.
+        """
+        began_s = time.perf_counter()
+        network = _load_series(settings)
+        load_s = time.perf_counter() - began_s
+        row = self._number(SALES, network.fingerprint, source=network.describe().checkpoint)
+        live = LiveVersion(
+            name=SALES,
+            version=row.version,
+            fingerprint=network.fingerprint,
+            network=network,
+            description=network.describe(),
+            created_at=row.created_at,
+            loaded_at=datetime.now(UTC),
+            load_s=load_s,
+        )
+        self._live.setdefault(SALES, {})[live.version] = live
+        self._aliases[SALES, PRODUCTION] = live.version
+        return live
+
+    def live(self, name: str, alias: str = PRODUCTION) -> LiveVersion:
+        """The version that an alias, or a number, stands for. Raises NotFoundError."""
+        versions = self._live.get(name)
+        if versions is None:
+            raise NotFoundError(f"there is no model {name!r}; there are {', '.join(self._live)}")
+        number = self._aliases.get((name, alias))
+        if number is None and alias.isascii() and alias.isdigit() and len(alias) < 10:
+            number = int(alias)
+        if number is None or number not in versions:
+            known = [*self.aliases(name), *map(str, versions)]
+            raise NotFoundError(
+                f"model {name!r} has no version or alias {alias!r}; loaded are {', '.join(known)}"
+            )
+        return versions[number]
+
+    def names(self) -> list[str]:
+        return list(self._live)
+
+    def versions(self, name: str) -> list[LiveVersion]:
+        """The live versions of a model, oldest first. Raises NotFoundError."""
+        self.live(name)
+        return [self._live[name][number] for number in sorted(self._live[name])]
+
+    def aliases(self, name: str) -> dict[str, int]:
+        return {alias: number for (owner, alias), number in self._aliases.items() if owner == name}
+
+    def _number(self, name: str, fingerprint: str, *, source: str) -> ModelVersionRow:
+        """The row of a content, made with the next number if it is new."""
+        try:
+            for _ in range(ATTEMPTS):
+                try:
+                    return self._find_or_add(name, fingerprint, source=source)
+                except IntegrityError:
+                    continue  # another process was quicker; its number is taken now
+        except SQLAlchemyError as error:
+            raise ConfigurationError(
+                f"the database cannot be read ({type(error).__name__}); "
+                "is SHOPCAST_DATABASE_URL right, and has `shopcast migrate` run?"
+            ) from error
+        raise ConfigurationError("the database gave no version number; try again")
+
+    def _find_or_add(self, name: str, fingerprint: str, *, source: str) -> ModelVersionRow:
+        with Session(self._engine, expire_on_commit=False) as session, session.begin():
+            of_model = select(ModelVersionRow).where(ModelVersionRow.name == name)
+            row = session.scalar(of_model.where(ModelVersionRow.fingerprint == fingerprint))
+            if row is None:
+                last = select(func.max(ModelVersionRow.version)).where(ModelVersionRow.name == name)
+                number = (session.scalar(last) or 0) + 1
+                row = ModelVersionRow(
+                    name=name, version=number, fingerprint=fingerprint, source=source
+                )
+                session.add(row)
+            return row
+
+
+def _load_series(settings: Settings) -> SeriesNetwork:
+    directory = settings.series_checkpoint or shipped("series")
+    try:
+        return SeriesNetwork.load(
+            directory,
+            base=settings.series_base,
+            device=settings.device,
+            dtype=settings.dtype,
+            threads=settings.cores,
+            seasonal_adjustment=settings.seasonal_adjustment,
+        )
+    except CheckpointError as error:
+        raise ConfigurationError(f"the series checkpoint is refused: {error}") from error

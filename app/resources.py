@@ -1,0 +1,71 @@
+"""Everything a process of the service holds open.
+
+Invariant: opened in order, closed in reverse, also when opening stops half-way.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from app.batcher import MicroBatcher
+from app.cache import MemoryCache
+from app.db import open_database
+from app.metrics import Metrics, ModelInfo, watch_loop
+from app.predictor import Predictor
+from app.registry import LiveVersion, Registry
+from app.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Resources:
+    """What a request may need."""
+
+    settings: Settings
+    metrics: Metrics
+    registry: Registry
+    batcher: MicroBatcher
+    predictor: Predictor
+
+
+@asynccontextmanager
+async def open_resources(
+    settings: Settings, *, on_stuck: Callable[[], None] | None = None
+) -> AsyncIterator[Resources]:
+    """Open the database, load the models, start the engine.
+
+    on_stuck: called once if the engine hangs, which only the end of the process mends.
+    Raises ConfigurationError if a part cannot be had.
+    """
+    async with AsyncExitStack() as stack:
+        metrics = Metrics()
+        database = open_database(settings.database)
+        stack.callback(database.dispose)
+        registry = Registry(database, metrics)
+        live = await asyncio.to_thread(registry.load_sales, settings)
+        metrics.set_model(_info(live), load_seconds=live.load_s)
+        cache = MemoryCache(settings.cache_bytes, settings.cache_ttl_s, metrics=metrics)
+        stack.push_async_callback(cache.close)
+        batcher = MicroBatcher(settings, metrics, on_stuck=on_stuck)
+        await batcher.start()
+        stack.push_async_callback(batcher.close, settings.grace_s)
+        stack.push_async_callback(_cancel, asyncio.create_task(watch_loop(metrics)))
+        predictor = Predictor(registry, batcher, cache, metrics)
+        yield Resources(settings, metrics, registry, batcher, predictor)
+
+
+def _info(live: LiveVersion) -> ModelInfo:
+    return ModelInfo(
+        name=live.name,
+        version=live.version,
+        fingerprint=live.fingerprint,
+        device=live.description.device,
+        dtype=live.description.dtype,
+        parameters=live.description.parameters,
+    )
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task

@@ -1,0 +1,78 @@
+"""Versions: numbered for ever by what they hold, refused with the reason if they cannot serve."""
+
+from pathlib import Path
+
+import pytest
+
+from app.db import migrate, open_database
+from app.errors import ConfigurationError, NotFoundError
+from app.metrics import Metrics
+from app.registry import LiveVersion, Registry
+from app.settings import Settings
+from models.checkpoint import save_random
+
+
+@pytest.fixture
+def settings(tiny_checkpoint: Path, tmp_path: Path) -> Settings:
+    settings = Settings(series_checkpoint=tiny_checkpoint, data_dir=tmp_path)
+    migrate(settings.database)
+    return settings
+
+
+def load(settings: Settings) -> tuple[Registry, LiveVersion]:
+    engine = open_database(settings.database)
+    registry = Registry(engine, Metrics())
+    live = registry.load_sales(settings)
+    engine.dispose()
+    return registry, live
+
+
+def test_the_same_content_keeps_its_number_and_other_content_gets_the_next(
+    settings: Settings, tmp_path: Path
+) -> None:
+    other = save_random(tmp_path / "other", "tiny", seed=1)
+    changed = settings.model_copy(update={"series_checkpoint": other})
+    numbers = [load(one)[1].version for one in (settings, settings, changed, settings)]
+    assert numbers == [1, 1, 2, 1]
+
+
+def test_aliases_and_numbers_lead_to_the_version(settings: Settings) -> None:
+    registry, live = load(settings)
+    assert registry.live("sales") is registry.live("sales", "1") is live
+    assert registry.aliases("sales") == {"production": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "alias", "reason"),
+    [("nothing", "production", "sales"), ("sales", "7", "loaded are production, 1")]
+    + [("sales", alias, "no version") for alias in ("staging", "", "١", "1" * 5000, "../1")],
+)
+def test_what_is_not_there_is_told(settings: Settings, name: str, alias: str, reason: str) -> None:
+    registry, _ = load(settings)
+    with pytest.raises(NotFoundError, match=reason):
+        registry.live(name, alias)
+
+
+def test_a_checkpoint_that_cannot_serve_is_refused(settings: Settings, tmp_path: Path) -> None:
+    broken = settings.model_copy(update={"series_checkpoint": tmp_path / "nowhere"})
+    with pytest.raises(ConfigurationError, match=r"checkpoint is refused: .* does not exist"):
+        load(broken)
+
+
+def test_a_database_without_tables_says_how_to_get_them(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = Settings(series_checkpoint=tiny_checkpoint, data_dir=tmp_path / "fresh")
+    with pytest.raises(ConfigurationError, match="shopcast migrate"):
+        load(settings)
+
+
+def test_an_unknown_database_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="SHOPCAST_DATABASE_URL"):
+        open_database("nonsense")
+
+
+def test_migrating_twice_changes_nothing(settings: Settings) -> None:
+    load(settings)
+    migrate(settings.database)
+    assert load(settings)[1].version == 1
