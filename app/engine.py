@@ -1,7 +1,7 @@
 """The thread that runs batches: one at a time, whatever the network throws at it.
 
-Invariant: every item taken from the backlog is reported exactly once, with its own result or its
-own failure, unless the thread dies, hangs or finds the device broken; then `died`, `overdue` or
+Invariant: every item that somebody waits for is reported once, with its own result or its own
+failure, unless the thread dies, hangs or finds the device broken; then `died`, `overdue` or
 `broken` says so.
 """
 
@@ -65,7 +65,9 @@ class Budget:
         return min(1.0, max(batch.rows / self.rows, batch.padded / self.points))
 
     def halve(self, batch: Batch) -> None:
-        """Allow half of what was too much."""
+        """Allow half of what was too much; one task that is too large alone says nothing of it."""
+        if len(batch.items) == 1:
+            return
         self._rows = max(1.0, min(self._rows, batch.rows) / 2)
         self._points = max(1.0, min(self._points, batch.padded) / 2)
 

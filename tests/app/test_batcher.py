@@ -284,11 +284,12 @@ async def test_the_budget_recovers_slowly() -> None:
 
 
 async def test_a_task_that_never_fits_the_memory_fails_alone() -> None:
-    network = Echo(memory_rows=8)
-    async with running() as batcher:
+    network, metrics = Echo(memory_rows=8), Metrics()
+    async with running(metrics) as batcher:
         with pytest.raises(PredictionError, match="memory"):
             await batcher.submit(network, [Word(1, rows=9)])
         assert (await batcher.submit(network, words(2))).results == [2]
+    assert value_of(metrics, "shopcast_engine_budget_ratio") == 1
 
 
 async def test_a_full_queue_refuses_at_once_before_any_work() -> None:
