@@ -1,0 +1,469 @@
+"""The command `shopcast`: each command reads its options and makes one call.
+
+Invariant: whatever goes wrong is one clear message on stderr with the way out; exit code 2 says
+that the input or the options are wrong, 1 that the work failed. Nothing heavy is imported before
+a command needs it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from enum import StrEnum
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typer.core import TyperGroup
+
+from app.errors import ConfigurationError, InvalidInputError, NotFoundError, ShopcastError
+
+if TYPE_CHECKING:
+    from app.forecasters import Ask, Forecast, Forecaster
+    from app.histories import History
+    from app.registry import Registry
+    from app.resources import Resources
+    from app.settings import Settings
+
+CHUNK = 64  # inputs a request
+ISSUES_SHOWN = 10
+PLOTS = (".png", ".html")
+OUTPUTS = (".csv", ".parquet", ".pq")
+FAN = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)  # levels a picture is drawn from
+
+
+class Layout(StrEnum):
+    """How a file is laid out."""
+
+    LONG = "long"
+    WIDE = "wide"
+
+
+class Gaps(StrEnum):
+    """What a period without a row means."""
+
+    MISSING = "missing"
+    ZERO = "zero"
+
+
+class Commands(TyperGroup):
+    """Commands whose errors are told in one message, with the exit code that fits."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - as click types it
+        try:
+            return super().invoke(ctx)
+        except (ShopcastError, OSError) as error:
+            raise _told(error) from error
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Forecasts for shops, from pretrained Transformers on your own machine.",
+)
+predict = typer.Typer(no_args_is_help=True, help="Forecast what a file holds.")
+pretrain = typer.Typer(no_args_is_help=True, help="Train a network from scratch.")
+app.add_typer(predict, name="predict")
+app.add_typer(pretrain, name="pretrain")
+
+WHO = "Who answers"
+
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        help="Directory of a Chronos-2 checkpoint or of a LoRA adapter.",
+        metavar="DIR",
+        rich_help_panel=WHO,
+    ),
+]
+Base = Annotated[
+    Path | None,
+    typer.Option(help="Directory of an adapter's base.", metavar="DIR", rich_help_panel=WHO),
+]
+Device = Annotated[
+    str | None, typer.Option(help="auto, cpu or cuda.", metavar="NAME", rich_help_panel=WHO)
+]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        help="A running server; without one, the checkpoint is loaded here.",
+        metavar="URL",
+        rich_help_panel=WHO,
+    ),
+]
+
+
+def _file_option(words: str, metavar: str | None = None) -> Any:  # noqa: ANN401 - as typer types it
+    """An option about how to read a file."""
+    panel = "How the file is read (guessed where left out)"
+    return typer.Option(help=words, metavar=metavar, rich_help_panel=panel)
+
+
+def main() -> None:
+    """The entry point."""
+    app()
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one.")] = None,
+    checkpoint: Checkpoint = None,
+    base: Base = None,
+    device: Device = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where the service keeps its files.", metavar="DIR")
+    ] = None,
+    allow_anonymous: Annotated[
+        bool | None, typer.Option("--allow-anonymous", help="Serve the network without a key.")
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(help="debug, info, warning or error.", metavar="LEVEL")
+    ] = None,
+) -> None:
+    """Serve forecasts over HTTP.
+
+    Options come before the environment (SHOPCAST_HOST, SHOPCAST_PORT, …); docs/configuration.md
+    lists every setting.
+
+    Example: `shopcast serve --port 9000 --checkpoint ./chronos-2`
+    """
+    settings = _settings(
+        host=host,
+        port=port,
+        series_checkpoint=checkpoint,
+        series_base=base,
+        device=device,
+        data_dir=data_dir,
+        allow_anonymous=allow_anonymous,
+        log_level=log_level,
+    )
+    from app.main import run
+
+    run(settings)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database up to date: creates its tables, keeps its data."""
+    from app.db import migrate as migrate_database
+
+    migrate_database(_settings().database)
+
+
+@predict.command("sales")
+def predict_sales(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV or Parquet. Long: a row an item and period. Wide: a column an item and "
+            "a row a period, or a row an item and a column a period.",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+        ),
+    ],
+    horizon: Annotated[int, typer.Option(help="Periods to forecast.", min=1, max=1024)] = 28,
+    item: Annotated[
+        list[str] | None, typer.Option(help="Only this item; may be repeated.", metavar="NAME")
+    ] = None,
+    levels: Annotated[
+        str, typer.Option(help="Quantile levels of the answer.", metavar="LIST")
+    ] = "0.1,0.5,0.9",
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the forecasts: a .png or .html file.", metavar="FILE")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the table: a .csv or .parquet file.", metavar="FILE")
+    ] = None,
+    freq: Annotated[
+        str | None, _file_option("Frequency, as in D, W-MON, MS, h, 15min.", "ALIAS")
+    ] = None,
+    gaps: Annotated[Gaps, _file_option("What a period without a row means.")] = Gaps.MISSING,
+    layout: Annotated[Layout | None, _file_option("Rows a period, or a table.")] = None,
+    id_column: Annotated[
+        str, _file_option("Column or columns that tell items apart.", "NAMES")
+    ] = "",
+    time_column: Annotated[str | None, _file_option("Column of dates.", "NAME")] = None,
+    target_column: Annotated[str | None, _file_option("Column to forecast.", "NAME")] = None,
+    known_future: Annotated[
+        str, _file_option("Covariates whose future is in the file.", "NAMES")
+    ] = "",
+    known_past: Annotated[
+        str, _file_option("Covariates of which the past alone is used.", "NAMES")
+    ] = "",
+    date_format: Annotated[
+        str | None, _file_option("How dates are written, as in %d/%m/%Y.", "FORMAT")
+    ] = None,
+    server: Server = None,
+    model: Annotated[
+        str,
+        typer.Option(help="Alias or version.", metavar="NAME", rich_help_panel=WHO),
+    ] = "production",
+    checkpoint: Checkpoint = None,
+    base: Base = None,
+    device: Device = None,
+) -> None:
+    """Forecast each item of a file of sales.
+
+    Columns, layout and frequency are guessed, and each guess is told. A known future (prices,
+    promotions) stands in rows after the last sales whose target is empty.
+
+    Examples:
+
+    - `shopcast predict sales sales.csv`
+
+    - `shopcast predict sales sales.csv --horizon 14 --item sku-1 --plot sku-1.png`
+
+    - `shopcast predict sales sales.parquet --known-future price,promo --output out.csv`
+
+    - `shopcast predict sales sales.csv --server http://127.0.0.1:8000 | head`
+    """
+    from app.forecasters import Ask
+    from app.histories import build
+    from app.tables import Columns, read
+
+    shown = _levels(levels)
+    _check_files(plot, output)
+    columns = Columns(
+        item=_names(id_column),
+        time=time_column,
+        target=target_column,
+        known_future=_names(known_future),
+        known_past=_names(known_past),
+        layout=layout.value if layout else None,
+        date_format=date_format,
+    )
+    table = read(file, columns)
+    _note(table.notes)
+    histories = build(
+        table,
+        columns,
+        prediction_length=horizon,
+        freq=freq,
+        items=item or (),
+        gaps=gaps.value,
+    )
+    _note(histories.notes)
+    settings = _settings(series_checkpoint=checkpoint, series_base=base, device=device)
+    ask = Ask(horizon, histories.freq, tuple(sorted({*shown, *FAN})) if plot else shown, model)
+    forecasts = asyncio.run(_forecast(histories.items, ask, settings, server=server))
+    if plot is not None:
+        _plot(histories.items, forecasts, ask.levels, path=plot)
+    _print_or_write(forecasts, ask.levels, shown=shown, output=output)
+
+
+@app.command()
+def models(server: Server = None, checkpoint: Checkpoint = None, base: Base = None) -> None:
+    """List the models of a server, or load the checkpoint of the settings and check it."""
+    settings = _settings(series_checkpoint=checkpoint, series_base=base)
+    listed = asyncio.run(_models(settings, server=server))
+    _out().print_json(data=listed)
+
+
+@pretrain.command(
+    "series",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def pretrain_series(context: typer.Context) -> None:
+    """Train the series network from scratch on simulated shops."""
+    from app.options import command_of
+    from models import pretrain as pretraining
+    from models.base import ModelError
+
+    command = command_of(pretraining.PretrainSettings, pretraining.pretrain)
+    try:
+        command(context.args, prog_name="shopcast pretrain series", standalone_mode=False)
+    except ModelError as error:
+        raise ShopcastError(str(error)) from error
+
+
+@app.command()
+def version() -> None:
+    """Print the installed version."""
+    typer.echo(f"shopcast {installed_version('shopcast')}")
+
+
+# --- what the commands are made of
+
+
+def _told(error: Exception) -> typer.Exit:
+    """Print the error for people; the exit code that fits it."""
+    console = _err()
+    if isinstance(error, InvalidInputError):
+        lines = [issue.msg for issue in error.issues]
+    else:
+        lines = [str(error) or type(error).__name__]
+    console.print("[bold red]error:[/bold red]", end=" ")
+    for line in lines[:ISSUES_SHOWN]:
+        console.print(line, markup=False)
+    if len(lines) > ISSUES_SHOWN:
+        console.print(f"… and {len(lines) - ISSUES_SHOWN} more")
+    wrong_input = isinstance(error, (InvalidInputError, ConfigurationError, NotFoundError))
+    return typer.Exit(2 if wrong_input else 1)
+
+
+def _err() -> Console:
+    return Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def _out() -> Console:
+    return Console(highlight=False)
+
+
+def _note(notes: Sequence[str]) -> None:
+    for note in notes:
+        _err().print(f"[dim]·[/dim] {escape(note)}")
+
+
+def _settings(**options: object) -> "Settings":
+    """The settings of the environment under the options that were given."""
+    from pydantic import ValidationError
+
+    from app.settings import Settings
+
+    given: dict[str, Any] = {name: each for name, each in options.items() if each is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(str(part) for part in first["loc"])
+        option = f"--{name.removeprefix('series_').replace('_', '-')}"
+        place = option if name in given else f"SHOPCAST_{name.upper()}"
+        raise ConfigurationError(f"{place}: {first['msg']}, not {first['input']!r}") from None
+
+
+def _levels(text: str) -> tuple[float, ...]:
+    try:
+        levels = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no list like 0.1,0.5,0.9") from None
+    if not all(0 < level < 1 for level in levels) or len(set(levels)) < len(levels):
+        raise typer.BadParameter("levels lie between 0 and 1, each once")
+    return levels
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _check_files(plot: Path | None, output: Path | None) -> None:
+    """Refuse a file that could not be written before the work begins."""
+    for path, suffixes in ((plot, PLOTS), (output, OUTPUTS)):
+        if path is None:
+            continue
+        if path.suffix.lower() not in suffixes:
+            raise typer.BadParameter(f"{path} does not end in {' or '.join(suffixes)}")
+        if not path.absolute().parent.is_dir():
+            raise typer.BadParameter(f"no directory {path.absolute().parent}")
+
+
+@asynccontextmanager
+async def _forecaster(settings: "Settings", server: str | None) -> AsyncIterator["Forecaster"]:
+    """Who answers: the server if one is named, else the checkpoint of the settings."""
+    from app.forecasters import Local, connect
+
+    if server is not None:
+        async with connect(server) as there:
+            yield there
+        return
+    async with _opened(settings) as resources:
+        yield Local(resources.predictor)
+
+
+@asynccontextmanager
+async def _opened(settings: "Settings") -> AsyncIterator["Resources"]:
+    """The checkpoint of the settings, in this process, on a database that is up to date."""
+    from app.db import migrate as migrate_database
+    from app.resources import open_resources
+
+    migrate_database(settings.database)
+    async with open_resources(settings) as resources:
+        yield resources
+
+
+async def _forecast(
+    items: Sequence["History"], ask: "Ask", settings: "Settings", *, server: str | None
+) -> list["Forecast"]:
+    """Forecasts of all items, some at a time, with a progress bar on a terminal."""
+    forecasts: list[Forecast] = []
+    with _progress() as progress:
+        bar = progress.add_task("loading", total=None)
+        async with _forecaster(settings, server) as forecaster:
+            progress.update(bar, description="forecasting", total=len(items))
+            for start in range(0, len(items), CHUNK):
+                answer = await forecaster.forecast(items[start : start + CHUNK], ask)
+                forecasts.extend(answer.forecasts)
+                progress.update(bar, completed=len(forecasts))
+    _note([f"{len(forecasts):,} of {len(items):,} forecast by sales version {answer.version}"])
+    return forecasts
+
+
+def _progress() -> Progress:
+    console = _err()
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def _plot(
+    items: Sequence["History"],
+    forecasts: Sequence["Forecast"],
+    levels: Sequence[float],
+    *,
+    path: Path,
+) -> None:
+    from app.plot import PANELS, draw
+
+    draw(list(zip(items, forecasts, strict=True)), levels, path)
+    left_out = len(forecasts) - PANELS
+    more = f" (the first {PANELS} items; choose others with --item)" if left_out > 0 else ""
+    _note([f"drawn: {path}{more}"])
+
+
+def _print_or_write(
+    forecasts: Sequence["Forecast"],
+    levels: Sequence[float],
+    *,
+    shown: Sequence[float],
+    output: Path | None,
+) -> None:
+    from app.report import frame, show, write
+
+    rows = frame(forecasts, levels, shown)
+    if output is None:
+        show(rows, _out())
+        return
+    write(rows, output)
+    _note([f"written: {len(rows):,} rows to {output}"])
+
+
+async def _models(settings: "Settings", *, server: str | None) -> object:
+    from app.forecasters import connect
+
+    if server is not None:
+        async with connect(server) as there:
+            return await there.models()
+    async with _opened(settings) as resources:
+        registry = resources.registry
+        return [_described(registry, name) for name in registry.names()]
+
+
+def _described(registry: "Registry", name: str) -> dict[str, object]:
+    versions = registry.versions(name)
+    described = [{"version": each.version, **asdict(each.description)} for each in versions]
+    return {"name": name, "aliases": registry.aliases(name), "versions": described}
