@@ -10,9 +10,9 @@ import logging
 import struct
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
@@ -29,11 +29,15 @@ from models.base import (
 )
 
 KEY_BYTES = 24
+LARGE = 1 << 17  # numbers that take about a millisecond to hash or to pack
 NOTHING: Answer[SeriesResult] = Answer([], 0.0, 0.0)
 _HEAD = struct.Struct("<IIII")  # lengths of fingerprint, horizon, levels, series
 _SERIES = struct.Struct("<q?I")  # number of seasons (-1: unknown), non-negative, covariates
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class LiveVersion(Protocol):
@@ -97,9 +101,10 @@ class Predictor:
         """
         deadline_s = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
         live = self._registry.live(name, alias)
-        keys = [key_of(live.fingerprint, task) for task in tasks]
         began_s = time.perf_counter()
-        known = await self._known(keys)
+        size = sum(map(_size, tasks))
+        keys = await _aside(size, _keys, live.fingerprint, tasks)
+        known = await self._known(keys, size)
         cache_s = time.perf_counter() - began_s
         missing = [position for position, result in enumerate(known) if result is None]
         answer = NOTHING
@@ -111,36 +116,72 @@ class Predictor:
                 deadline_s=deadline_s,
                 bulk=bulk,
             )
-        fresh = await self._keep([keys[position] for position in missing], answer.results)
-        computed = iter(fresh)
+        fresh = iter(await self._keep([keys[n] for n in missing], answer.results, size=size))
         return Prediction(
             name=live.name,
             version=live.version,
-            results=[next(computed) if result is None else result for result in known],
+            results=[next(fresh) if result is None else result for result in known],
             cached=[result is not None for result in known],
             cache_s=cache_s,
             queue_s=answer.queue_s,
             compute_s=answer.compute_s,
         )
 
-    async def _known(self, keys: Sequence[bytes]) -> list[SeriesResult | None]:
-        """What the cache knows; a damaged value is a miss."""
+    async def _known(self, keys: Sequence[bytes], size: int) -> list[SeriesResult | None]:
+        """What the cache knows."""
         values = await self._cache.get_many(keys)
-        known = [None if value is None else _decode(value) for value in values]
+        known = await _aside(size, _decode, values)
         misses = known.count(None)
         self._metrics.cache_misses.inc(misses)
         self._metrics.cache_hits.inc(len(known) - misses)
         return known
 
     async def _keep(
-        self, keys: Sequence[bytes], results: Sequence[SeriesResult]
+        self, keys: Sequence[bytes], results: Sequence[SeriesResult], *, size: int
     ) -> list[SeriesResult]:
         """Cache results; the same results as the cache will give them back."""
         if not results:
             return []
-        values = [encode(result) for result in results]
+        values, rounded = await _aside(size, _round, results)
         await self._cache.set_many(dict(zip(keys, values, strict=True)))
-        return [decode(value) for value in values]
+        return rounded
+
+
+async def _aside(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function, in a thread if so many numbers would hold up everybody else."""
+    if size <= LARGE:
+        return function(*args, **kwargs)
+    return await asyncio.to_thread(function, *args, **kwargs)
+
+
+def _size(task: SeriesTask) -> int:
+    """About how many numbers a task and its answer have."""
+    answer = task.prediction_length * (len(task.quantile_levels) + 1) * len(task.series)
+    history: int = max(one.target.shape[1] for one in task.series)
+    return answer + history * sum(len(one.target) + len(one.covariates) for one in task.series)
+
+
+def _keys(fingerprint: str, tasks: Sequence[SeriesTask]) -> list[bytes]:
+    return [key_of(fingerprint, task) for task in tasks]
+
+
+def _round(results: Sequence[SeriesResult]) -> tuple[list[bytes], list[SeriesResult]]:
+    """Results as the cache keeps them, and as it gives them back."""
+    values = [encode(result) for result in results]
+    return values, [decode(value) for value in values]
+
+
+def _decode(values: Sequence[bytes | None]) -> list[SeriesResult | None]:
+    return [None if value is None else _decode_one(value) for value in values]
+
+
+def _decode_one(value: bytes) -> SeriesResult | None:
+    """The result; a damaged value is a miss."""
+    try:
+        return decode(value)
+    except ValueError:
+        log.warning("a damaged cached forecast was computed anew", exc_info=True)
+        return None
 
 
 def key_of(fingerprint: str, task: SeriesTask) -> bytes:
@@ -190,11 +231,3 @@ def _word(category: object) -> bytes:
     if isinstance(category, str):
         return b"'" + category.encode("utf-8", "surrogatepass")
     return f"{type(category).__qualname__}:{category!r}".encode("utf-8", "surrogatepass")
-
-
-def _decode(value: bytes) -> SeriesResult | None:
-    try:
-        return decode(value)
-    except ValueError:
-        log.warning("a damaged cached forecast was computed anew", exc_info=True)
-        return None

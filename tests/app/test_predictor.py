@@ -144,6 +144,14 @@ async def test_without_a_cache_an_answer_has_the_same_bits() -> None:
         assert same_bits(one, await way.predict(1))
 
 
+async def test_a_large_request_takes_the_same_road() -> None:
+    tasks = [task(value, length=2000, horizon=100) for value in range(400)]
+    async with road(LastValue(), cache_bytes=100_000_000) as way:
+        cold, warm = [await way.predictor.predict("sales", tasks) for _ in range(2)]
+    assert (cold.cached, warm.cached) == ([False] * 400, [True] * 400)
+    assert answers(cold) == answers(warm) == thirds(range(400))
+
+
 async def test_identical_work_in_flight_is_awaited_not_repeated() -> None:
     network = LastValue()
     async with road(network) as way:
