@@ -88,15 +88,21 @@ class Server:
 
     async def forecast(self, histories: Sequence[History], ask: Ask) -> Answer:
         body = await self._post("/predict/sales", _payload(histories, ask), histories)
-        pairs = zip(histories, body["predictions"], strict=True)
-        forecasts = tuple(_from_prediction(history, answer, ask) for history, answer in pairs)
-        return Answer(body["model"]["version"], forecasts)
+        try:
+            pairs = zip(histories, body["predictions"], strict=True)
+            forecasts = tuple(_from_prediction(history, answer, ask) for history, answer in pairs)
+            return Answer(body["model"]["version"], forecasts)
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._odd("forecasts") from error
 
     async def models(self) -> list[dict[str, Any]]:
         """The models that the server answers with."""
         response = await self._send("GET", "/models")
         _raise_for_problem(response, ())
-        return [dict(model) for model in response.json()["models"]]
+        try:
+            return [dict(model) for model in response.json()["models"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._odd("models") from error
 
     async def _post(self, path: str, body: object, histories: Sequence[History]) -> dict[str, Any]:
         for attempt in range(1, TRIES + 1):
@@ -105,7 +111,11 @@ class Server:
                 break
             await asyncio.sleep(_retry_after_s(response, default=2.0**attempt / 4))
         _raise_for_problem(response, histories)
-        return dict(response.json())
+        return _object(response)
+
+    def _odd(self, wanted: str) -> ShopcastError:
+        where = self.client.base_url
+        return ShopcastError(f"{where} answered something else than {wanted}; is it Shopcast?")
 
     async def _send(self, method: str, path: str, json: object = None) -> httpx.Response:
         try:
@@ -201,7 +211,7 @@ def _raise_for_problem(response: httpx.Response, histories: Sequence[History]) -
     """Raise what the server says is wrong, in its own words."""
     if response.is_success:
         return
-    problem = _problem(response)
+    problem = _object(response)
     detail = str(problem.get("detail") or problem.get("title") or response.reason_phrase)
     message = f"the server answered {response.status_code}: {detail}"
     if response.status_code not in REFUSED:
@@ -210,12 +220,13 @@ def _raise_for_problem(response: httpx.Response, histories: Sequence[History]) -
     raise InvalidInputError((Issue((), message, "server"), *issues))
 
 
-def _problem(response: httpx.Response) -> dict[str, Any]:
+def _object(response: httpx.Response) -> dict[str, Any]:
+    """The JSON object of a body, empty if it has none."""
     try:
-        problem = response.json()
+        body = response.json()
     except ValueError:
         return {}
-    return problem if isinstance(problem, dict) else {}
+    return body if isinstance(body, dict) else {}
 
 
 def _issue(error: dict[str, Any], histories: Sequence[History]) -> Issue:
