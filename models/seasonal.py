@@ -36,6 +36,8 @@ INDEX_LIMIT = 10.0
 SHRINKAGE = 1.0
 #: Share of zeros beyond which a series counts as intermittent and keeps its values.
 INTERMITTENT_SHARE = 0.5
+#: Up to so many lags, their products are summed one by one.
+DIRECT_LAGS = 32
 
 _MINUTE, _HOUR, _DAY, _WEEK = 60, 3_600, 86_400, 604_800
 #: Seconds of one period, for frequencies that divide a week.
@@ -185,7 +187,9 @@ def _guessed(values: Floats) -> list[tuple[int, ...]]:
     excess = np.zeros((len(CANDIDATES), len(values)))
     for i, length in enumerate(CANDIDATES):
         if values.shape[1] >= FULL_CYCLES * length:
-            excess[i] = np.where(_spans(scaled, length), _excess(scaled, length, z=GUESSED_Z), 0.0)
+            detrended = scaled - _moving_average(scaled, length)
+            standing = _excess(detrended, length, z=GUESSED_Z)
+            excess[i] = np.where(_spans(scaled, length), standing, 0.0)
     best = excess.argmax(axis=0)
     return [(CANDIDATES[i],) if excess[i, row] > 0 else () for row, i in enumerate(best)]
 
@@ -199,11 +203,12 @@ def _estimated(values: Floats, rows: Rows, length: int) -> _Layer | None:
     steps = np.arange(-values.shape[1], 0)
     opened = _scaled(np.where(closed[:, steps % length], np.nan, values))
     fit = _spans(opened, length) & _regular(opened)
-    fit[fit] = _excess(opened[fit], length, z=TOLD_Z) > 0
+    trend = _moving_average(opened, length)
+    fit[fit] = _excess((opened - trend)[fit], length, z=TOLD_Z) > 0
     factor, offset = np.ones_like(closed, dtype=np.float64), np.zeros(closed.shape)
     if fit.any():
         scale = _magnitude(values[fit])
-        factor[fit], shift = _indices(opened[fit], length)
+        factor[fit], shift = _indices(opened[fit], trend[fit], length)
         offset[fit] = shift * scale
     kept = fit | closed.any(axis=1)
     if not kept.any():
@@ -248,8 +253,11 @@ def _closed_phases(values: Floats, length: int) -> Flags:
 
     The chance is that of `count` zeros at the rate of the other phases, in any of `length` phases.
     """
-    seen = (~np.isnan(_cycles(values, length))).sum(axis=1)
-    zeros = (_cycles(values, length) == 0).sum(axis=1)
+    if not (values == 0).any():
+        return np.zeros((len(values), length), dtype=np.bool_)
+    cycles = _cycles(values, length)
+    seen = (~np.isnan(cycles)).sum(axis=1)
+    zeros = (cycles == 0).sum(axis=1)
     shut = (seen >= FULL_CYCLES) & (zeros == seen)
     others, other_zeros = (np.where(shut, 0, n).sum(axis=1, keepdims=True) for n in (seen, zeros))
     rate = (other_zeros + 1.0) / (others + 2.0)
@@ -257,23 +265,34 @@ def _closed_phases(values: Floats, length: int) -> Flags:
     return shut & unlikely & (rate < INTERMITTENT_SHARE)
 
 
-def _excess(values: Floats, length: int, *, z: float) -> Floats:
+def _excess(detrended: Floats, length: int, *, z: float) -> Floats:
     """(rows,) autocorrelation at the season over what chance allows, as the Theta method tests it.
 
     r_m > z sqrt((1 + 2 Σ_{k<m} r_k²) / n), Fiorucci et al. (2016); on the series without its
     moving average, so that a trend neither hides nor feigns a season.
     """
-    detrended = values - _moving_average(values, length)
     count = np.maximum((~np.isnan(detrended)).sum(axis=1), 1)
     mean = np.nansum(detrended, axis=1, keepdims=True) / count[:, None]
     centred = np.nan_to_num(detrended - mean)
-    size = 1 << (centred.shape[1] + length).bit_length()
-    power = np.abs(np.fft.rfft(centred, size)) ** 2
-    covariance = np.fft.irfft(power, size)[:, : length + 1]
+    covariance = _autocovariance(centred, length)
     variance = covariance[:, :1]
     r = covariance / np.where(variance > 0, variance, 1.0)
     limit = z * np.sqrt((1 + 2 * (r[:, 1:length] ** 2).sum(axis=1)) / count)
     return r[:, length] - limit
+
+
+def _autocovariance(centred: Floats, most: int) -> Floats:
+    """(rows, most + 1) sums of products at lags 0 to most; by Fourier transform if there are many."""
+    time = centred.shape[1]
+    if most <= DIRECT_LAGS:
+        lags = range(min(most, time - 1) + 1)
+        answer = np.zeros((len(centred), most + 1))
+        for lag in lags:
+            answer[:, lag] = np.einsum("rt,rt->r", centred[:, lag:], centred[:, : time - lag])
+        return answer
+    size = 1 << (time + most).bit_length()
+    power = np.abs(np.fft.rfft(centred, size)) ** 2
+    return np.fft.irfft(power, size)[:, : most + 1]
 
 
 def _moving_average(values: Floats, length: int) -> Floats:
@@ -304,9 +323,8 @@ def _windows(values: Floats, length: int) -> Floats:
     return answer
 
 
-def _indices(values: Floats, length: int) -> tuple[Floats, Floats]:
+def _indices(values: Floats, trend: Floats, length: int) -> tuple[Floats, Floats]:
     """Factors and offsets (rows, length): one of them is neutral, by whether a row has a sign."""
-    trend = _moving_average(values, length)
     multiplies = np.fmin.reduce(values, axis=1) >= 0
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.where(trend > 0, values / trend, np.nan)
