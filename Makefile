@@ -3,6 +3,7 @@
 PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
+BENCH_FLAGS ?= --peers litserve,ray
 
 BIN := .venv/bin
 SERVE := .venv/.installed
@@ -30,8 +31,8 @@ check: $(DEV)  ## formatting, lint, types, import directions, generated docs
 	$(BIN)/lint-imports
 	$(BIN)/python docs/configuration.py --check
 
-bench: $(BENCH)  ## measure serving beside its peers
-	$(BIN)/python benchmarks/serving.py
+bench: $(BENCH)  ## measure serving beside its peers (BENCH_FLAGS=)
+	$(BIN)/python benchmarks/serving.py $(BENCH_FLAGS)
 
 format: $(DEV)  ## format, and mend what lint can mend
 	$(BIN)/ruff format .
@@ -61,6 +62,7 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[dev]'
 	@touch $(SERVE) $@
 
+# BentoML's own pins clash with these; it takes part by BENCH_FLAGS="--peer-python bentoml=PYTHON".
 $(BENCH): $(DEV)
-	$(PIP) --editable '.[dev,bench]'
+	$(PIP) aiohttp litserve 'ray[serve]'
 	@touch $@

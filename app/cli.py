@@ -467,3 +467,7 @@ def _described(registry: "Registry", name: str) -> dict[str, object]:
     versions = registry.versions(name)
     described = [{"version": each.version, **asdict(each.description)} for each in versions]
     return {"name": name, "aliases": registry.aliases(name), "versions": described}
+
+
+if __name__ == "__main__":
+    main()
