@@ -8,12 +8,11 @@ Invariant: a row is adjusted by its own values alone, finite values stay finite,
 the exact inverse of what was taken out.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import gcd
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Rows = NDArray[np.intp]
 Seasons = tuple[int, ...] | None
+Entry = TypeVar("Entry", np.float64, np.bool_)
 
 #: Lengths tried on a series of unknown frequency, in periods.
 CANDIDATES = (4, 7, 12, 24, 52, 96, 168)
@@ -36,6 +36,8 @@ INDEX_LIMIT = 10.0
 SHRINKAGE = 1.0
 #: Share of zeros beyond which a series counts as intermittent and keeps its values.
 INTERMITTENT_SHARE = 0.5
+#: Candidates for a season that are tested thoroughly.
+LIKELY = 3
 #: Up to so many lags, their products are summed one by one.
 DIRECT_LAGS = 32
 
@@ -86,14 +88,15 @@ def _distinct(lengths: list[int]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """One season of length m of some rows; column k of a table is the phase of forecast step k+1."""
+    """One season of length m of some rows; column k of a table is the phase of step k + 1."""
 
     rows: Rows  # (part,)
     factor: Floats  # (part, m), 1 where the season is added
     offset: Floats  # (part, m), 0 where the season multiplies
     closed: Flags  # (part, m)
 
-    def along(self, table: NDArray[np.generic], steps: NDArray[np.intp]) -> NDArray[np.generic]:
+    @staticmethod
+    def along(table: NDArray[Entry], steps: Rows) -> NDArray[Entry]:
         """The table's columns at those steps; step 0 is the first period of the future."""
         return table[:, steps % table.shape[1]]
 
@@ -129,7 +132,7 @@ class SeasonalAdjustment:
             answer[layer.rows] = _taken_out(answer[layer.rows], layer, steps)
         return answer
 
-    def take(self, rows: Sequence[int] | Rows) -> SeasonalAdjustment:
+    def take(self, rows: Sequence[int] | Rows) -> "SeasonalAdjustment":
         """The adjustment of some of the rows, in that order."""
         chosen = np.asarray(rows, dtype=np.intp)
         layers = (_chosen_layer(layer, chosen, len(self.adjusted)) for layer in self.layers)
@@ -185,13 +188,29 @@ def _guessed(values: Floats) -> list[tuple[int, ...]]:
         return []
     scaled = _scaled(values)
     excess = np.zeros((len(CANDIDATES), len(values)))
-    for i, length in enumerate(CANDIDATES):
-        if values.shape[1] >= FULL_CYCLES * length:
-            detrended = scaled - _moving_average(scaled, length)
-            standing = _excess(detrended, length, z=GUESSED_Z)
-            excess[i] = np.where(_spans(scaled, length), standing, 0.0)
+    for i, likely in enumerate(_likely(scaled)):
+        length, rows = CANDIDATES[i], np.flatnonzero(likely)
+        rows = rows[_spans(scaled[rows], length)]
+        if len(rows):
+            detrended = scaled[rows] - _moving_average(scaled[rows], length)
+            excess[i, rows] = _excess(detrended, length, z=GUESSED_Z)
     best = excess.argmax(axis=0)
     return [(CANDIDATES[i],) if excess[i, row] > 0 else () for row, i in enumerate(best)]
+
+
+def _likely(values: Floats) -> Flags:
+    """(candidates, rows) the LIKELY candidates at whose lag a row's changes agree best.
+
+    One transform finds them, so that the thorough test is left to few.
+    """
+    usable = [i for i, length in enumerate(CANDIDATES) if values.shape[1] >= FULL_CYCLES * length]
+    likely = np.zeros((len(CANDIDATES), len(values)), dtype=np.bool_)
+    if usable:
+        lags = [CANDIDATES[i] for i in usable]
+        agreement = _autocovariance(np.nan_to_num(np.diff(values, axis=1)), lags[-1])[:, lags].T
+        best = agreement >= np.sort(agreement, axis=0)[-LIKELY:][0]
+        likely[usable] = best & (agreement > 0)
+    return likely
 
 
 def _estimated(values: Floats, rows: Rows, length: int) -> _Layer | None:
@@ -230,7 +249,7 @@ def _spans(values: Floats, length: int) -> Flags:
     """Rows whose observations reach over enough seasons, with few gaps between them."""
     seen = ~np.isnan(values)
     span = np.where(seen.any(axis=1), values.shape[1] - seen.argmax(axis=1), 0)
-    return (span >= FULL_CYCLES * length) & (seen.sum(axis=1) >= 0.5 * span)
+    return np.asarray((span >= FULL_CYCLES * length) & (seen.sum(axis=1) >= 0.5 * span))
 
 
 def _regular(values: Floats) -> Flags:
@@ -238,7 +257,7 @@ def _regular(values: Floats) -> Flags:
     seen = np.maximum((~np.isnan(values)).sum(axis=1), 1)
     zeros = (values == 0).sum(axis=1)
     spread = np.fmax.reduce(values, axis=1) - np.fmin.reduce(values, axis=1)
-    return (zeros <= INTERMITTENT_SHARE * seen) & (np.nan_to_num(spread) > 1e-9)
+    return np.asarray((zeros <= INTERMITTENT_SHARE * seen) & (np.nan_to_num(spread) > 1e-9))
 
 
 def _cycles(values: Floats, length: int) -> Floats:
@@ -262,7 +281,7 @@ def _closed_phases(values: Floats, length: int) -> Flags:
     others, other_zeros = (np.where(shut, 0, n).sum(axis=1, keepdims=True) for n in (seen, zeros))
     rate = (other_zeros + 1.0) / (others + 2.0)
     unlikely = seen * np.log(rate) + np.log(length) < np.log(0.01)
-    return shut & unlikely & (rate < INTERMITTENT_SHARE)
+    return np.asarray(shut & unlikely & (rate < INTERMITTENT_SHARE))
 
 
 def _excess(detrended: Floats, length: int, *, z: float) -> Floats:
@@ -278,11 +297,11 @@ def _excess(detrended: Floats, length: int, *, z: float) -> Floats:
     variance = covariance[:, :1]
     r = covariance / np.where(variance > 0, variance, 1.0)
     limit = z * np.sqrt((1 + 2 * (r[:, 1:length] ** 2).sum(axis=1)) / count)
-    return r[:, length] - limit
+    return np.asarray(r[:, length] - limit)
 
 
 def _autocovariance(centred: Floats, most: int) -> Floats:
-    """(rows, most + 1) sums of products at lags 0 to most; by Fourier transform if there are many."""
+    """(rows, most + 1) sums of products at lags 0 to most; by FFT if there are many."""
     time = centred.shape[1]
     if most <= DIRECT_LAGS:
         lags = range(min(most, time - 1) + 1)
@@ -308,7 +327,7 @@ def _moving_average(values: Floats, length: int) -> Floats:
 
 def _open_share(seen: Flags) -> Floats:
     first = seen.argmax(axis=1)
-    return (seen.sum(axis=1) / np.maximum(seen.shape[1] - first, 1))[:, None]
+    return np.asarray((seen.sum(axis=1) / np.maximum(seen.shape[1] - first, 1))[:, None])
 
 
 def _windows(values: Floats, length: int) -> Floats:
@@ -348,7 +367,7 @@ def _clipped(cycles: Floats) -> Floats:
 
 def _median(values: Floats, *, axis: int) -> Floats:
     """Median of what is not NaN, 0 where nothing is; numpy's own goes row by row."""
-    ordered = np.sort(values, axis=axis)
+    ordered: Floats = np.sort(values, axis=axis)
     count = (~np.isnan(values)).sum(axis=axis)
     middle = (np.maximum(count - 1, 0) // 2, np.maximum(count, 1) // 2)
     ends = [np.take_along_axis(ordered, np.expand_dims(i, axis), axis) for i in middle]
@@ -374,9 +393,11 @@ def _shrunk(cycles: Floats) -> Floats:
     between = (mean**2).sum(axis=1) / (phases - 1)
     with np.errstate(invalid="ignore", divide="ignore"):
         kept = np.where(between > 0, 1 - SHRINKAGE * noise * per_mean / between, 0.0)
-    return mean * np.clip(kept, 0.0, 1.0)[:, None]
+    return np.asarray(mean * np.clip(kept, 0.0, 1.0)[:, None])
 
 
 def _over(values: Floats, present: Flags, *, axis: int = 1) -> Floats:
     """Mean over an axis of what is present."""
-    return np.where(present, values, 0.0).sum(axis=axis) / np.maximum(present.sum(axis=axis), 1)
+    return np.asarray(
+        np.where(present, values, 0.0).sum(axis=axis) / np.maximum(present.sum(axis=axis), 1)
+    )
