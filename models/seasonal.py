@@ -25,11 +25,20 @@ Entry = TypeVar("Entry", np.float64, np.bool_)
 
 #: Lengths tried on a series of unknown frequency, in periods.
 CANDIDATES = (4, 7, 12, 24, 52, 96, 168)
-#: Seasons that a row must span before one is estimated.
-FULL_CYCLES = 3
-#: One-sided 90 % and 99.5 % points of the normal distribution: a season told, a season guessed.
-TOLD_Z = 1.645
+#: Seasons that a row must span: for a season told, for one guessed or a phase taken for closed.
+TOLD_CYCLES = 2
+GUESSED_CYCLES = 3
+#: One-sided 60 % and 99.5 % points of the normal distribution: a season told, a season guessed.
+#: What little speaks for an index shrinks it; the test only spares series that contradict it.
+TOLD_Z = 0.25
 GUESSED_Z = 2.576
+#: Share of its slope that the trend keeps beyond its last whole season.
+END_SLOPE = 0.5
+#: Share of zeros beyond which effects add; fewer are outliers of a series without a zero.
+ADDITIVE_ZEROS = 0.02
+#: Indices of seasons of so many phases and more lean on their neighbours' by SMOOTHING each.
+SMOOTHED_LENGTH = 50
+SMOOTHING = 0.125
 #: A season's index stays within 1 / INDEX_LIMIT .. INDEX_LIMIT times the level.
 INDEX_LIMIT = 10.0
 #: Weight of the noise in what an index is shrunk by.
@@ -190,9 +199,9 @@ def _guessed(values: Floats) -> list[tuple[int, ...]]:
     excess = np.zeros((len(CANDIDATES), len(values)))
     for i, likely in enumerate(_likely(scaled)):
         length, rows = CANDIDATES[i], np.flatnonzero(likely)
-        rows = rows[_spans(scaled[rows], length)]
+        rows = rows[_spans(scaled[rows], GUESSED_CYCLES * length)]
         if len(rows):
-            detrended = scaled[rows] - _moving_average(scaled[rows], length)
+            detrended = scaled[rows] - _trend(scaled[rows], length)
             excess[i, rows] = _excess(detrended, length, z=GUESSED_Z)
     best = excess.argmax(axis=0)
     return [(CANDIDATES[i],) if excess[i, row] > 0 else () for row, i in enumerate(best)]
@@ -203,7 +212,8 @@ def _likely(values: Floats) -> Flags:
 
     One transform finds them, so that the thorough test is left to few.
     """
-    usable = [i for i, length in enumerate(CANDIDATES) if values.shape[1] >= FULL_CYCLES * length]
+    needed = [GUESSED_CYCLES * length for length in CANDIDATES]
+    usable = [i for i, periods in enumerate(needed) if values.shape[1] >= periods]
     likely = np.zeros((len(CANDIDATES), len(values)), dtype=np.bool_)
     if usable:
         lags = [CANDIDATES[i] for i in usable]
@@ -216,13 +226,13 @@ def _likely(values: Floats) -> Flags:
 def _estimated(values: Floats, rows: Rows, length: int) -> _Layer | None:
     """The season of the rows that bear it out; None where none of them does."""
     values = values[:, int(np.isnan(values).all(axis=0).argmin()) :]
-    if values.shape[1] < FULL_CYCLES * length:
+    if values.shape[1] < TOLD_CYCLES * length:
         return None
     closed = _closed_phases(values, length)
     steps = np.arange(-values.shape[1], 0)
     opened = _scaled(np.where(closed[:, steps % length], np.nan, values))
-    fit = _spans(opened, length) & _regular(opened)
-    trend = _moving_average(opened, length)
+    fit = _spans(opened, TOLD_CYCLES * length) & _regular(opened)
+    trend = _trend(opened, length)
     fit[fit] = _excess((opened - trend)[fit], length, z=TOLD_Z) > 0
     factor, offset = np.ones_like(closed, dtype=np.float64), np.zeros(closed.shape)
     if fit.any():
@@ -245,11 +255,11 @@ def _scaled(values: Floats) -> Floats:
     return values / _magnitude(values)
 
 
-def _spans(values: Floats, length: int) -> Flags:
-    """Rows whose observations reach over enough seasons, with few gaps between them."""
+def _spans(values: Floats, periods: int) -> Flags:
+    """Rows whose observations reach over so many periods, with few gaps between them."""
     seen = ~np.isnan(values)
     span = np.where(seen.any(axis=1), values.shape[1] - seen.argmax(axis=1), 0)
-    return np.asarray((span >= FULL_CYCLES * length) & (seen.sum(axis=1) >= 0.5 * span))
+    return np.asarray((span >= periods) & (seen.sum(axis=1) >= 0.5 * span))
 
 
 def _regular(values: Floats) -> Flags:
@@ -277,7 +287,7 @@ def _closed_phases(values: Floats, length: int) -> Flags:
     cycles = _cycles(values, length)
     seen = (~np.isnan(cycles)).sum(axis=1)
     zeros = (cycles == 0).sum(axis=1)
-    shut = (seen >= FULL_CYCLES) & (zeros == seen)
+    shut = (seen >= GUESSED_CYCLES) & (zeros == seen)
     others, other_zeros = (np.where(shut, 0, n).sum(axis=1, keepdims=True) for n in (seen, zeros))
     rate = (other_zeros + 1.0) / (others + 2.0)
     unlikely = seen * np.log(rate) + np.log(length) < np.log(0.01)
@@ -314,6 +324,23 @@ def _autocovariance(centred: Floats, most: int) -> Floats:
     return np.fft.irfft(power, size)[:, : most + 1]
 
 
+def _trend(values: Floats, length: int) -> Floats:
+    """The moving average, and half a season beyond its ends along part of its slope there."""
+    inner = _moving_average(values, length)
+    column, row = np.arange(values.shape[1]), np.arange(len(values))
+    present = ~np.isnan(inner)
+    first, last = present.argmax(axis=1), len(column) - 1 - present[:, ::-1].argmax(axis=1)
+    reach = max(length // 2, 1)
+    ends = inner[row, first], inner[row, last]
+    rise = inner[row, np.minimum(first + reach, last)] - ends[0]
+    gain = ends[1] - inner[row, np.maximum(last - reach, first)]
+    before, after = column - first[:, None], column - last[:, None]
+    slope = [END_SLOPE * np.nan_to_num(part)[:, None] / reach for part in (rise, gain)]
+    head, tail = ends[0][:, None] + slope[0] * before, ends[1][:, None] + slope[1] * after
+    answer = np.where((before < 0) & (before >= -reach), head, inner)
+    return np.where((after > 0) & (after <= reach), tail, answer)
+
+
 def _moving_average(values: Floats, length: int) -> Floats:
     """Centred mean over one season (2×m for even m), NaN where less than half of it is observed.
 
@@ -343,17 +370,37 @@ def _windows(values: Floats, length: int) -> Floats:
 
 
 def _indices(values: Floats, trend: Floats, length: int) -> tuple[Floats, Floats]:
-    """Factors and offsets (rows, length): one of them is neutral, by whether a row has a sign."""
-    multiplies = np.fmin.reduce(values, axis=1) >= 0
+    """Factors and offsets (rows, length): one of them is neutral, by whether effects multiply.
+
+    Twice, since the trend of a series without its season is the better one.
+    """
+    zeros = (values == 0).sum(axis=1)
+    few = zeros <= ADDITIVE_ZEROS * (~np.isnan(values)).sum(axis=1)
+    multiplies = ((np.fmin.reduce(values, axis=1) >= 0) & few)[:, None]
+    factor, offset = _effects(values, trend, length, multiplies=multiplies)
+    steps = np.arange(-values.shape[1], 0) % length
+    trend = _trend((values - offset[:, steps]) / factor[:, steps], length)
+    return _effects(values, trend, length, multiplies=multiplies)
+
+
+def _effects(
+    values: Floats, trend: Floats, length: int, *, multiplies: Flags
+) -> tuple[Floats, Floats]:
+    """Factors and offsets (rows, length) of the phases about a trend."""
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.where(trend > 0, values / trend, np.nan)
-    effect = np.where(multiplies[:, None], ratio - 1, values - trend)
-    index = _shrunk(_clipped(_cycles(effect, length)))
+    effect = np.where(multiplies, ratio - 1, values - trend)
+    index = _smoothed(_shrunk(_clipped(_cycles(effect, length))))
     factor = np.clip(1 + index, 1 / INDEX_LIMIT, INDEX_LIMIT)
-    return (
-        np.where(multiplies[:, None], factor, 1.0),
-        np.where(multiplies[:, None], 0.0, index),
-    )
+    return np.where(multiplies, factor, 1.0), np.where(multiplies, 0.0, index)
+
+
+def _smoothed(index: Floats) -> Floats:
+    """Of a long season few cycles are seen, but neighbouring phases are alike."""
+    if index.shape[1] < SMOOTHED_LENGTH:
+        return index
+    beside = np.roll(index, 1, axis=1) + np.roll(index, -1, axis=1)
+    return (1 - 2 * SMOOTHING) * index + SMOOTHING * beside
 
 
 def _clipped(cycles: Floats) -> Floats:

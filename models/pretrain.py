@@ -1,0 +1,638 @@
+"""Pretraining of the series network on synthetic series, behind the seasonal adjustment.
+
+Every step has its own windows, drawn from (seed, step) alone: none is seen twice, and a run that
+was stopped goes on where it was, with any number of worker processes.
+
+Invariant: the network is trained on exactly what serving gives it: rows that `models.seasonal`
+has adjusted from their context alone, covariates as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import math
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist, median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from chronos.chronos2.config import Chronos2CoreConfig
+from chronos.chronos2.layers import (
+    MHA,
+    MLP,
+    AttentionOutput,
+    Chronos2LayerNorm,
+    GroupSelfAttention,
+    ResidualBlock,
+)
+from chronos.chronos2.model import Chronos2Model
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from models.seasonal import CANDIDATES, adjust
+from models.synth.series import groups, windows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from models.seasonal import Floats, Seasons
+
+logger = logging.getLogger(__name__)
+
+QUANTILES = (0.01, *(round(0.05 * i, 2) for i in range(1, 20)), 0.99)
+#: Seasons told of a window, with their weights: as shops and the public collections have them.
+TOLD: tuple[tuple[Seasons, float], ...] = (
+    ((), 0.12),
+    ((4,), 0.17),
+    ((12,), 0.25),
+    ((7, 365), 0.22),
+    ((52,), 0.06),
+    ((24, 168), 0.06),
+    ((5,), 0.05),
+    (None, 0.07),
+)
+_HELD_OUT = 1 << 40  # steps from here on are for validation
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainSettings:
+    """One pretraining run.
+
+    out: directory of the checkpoint, written at every save. run: directory of the state to resume
+    from and of the curve. windows: rows to train on in all; budget_s: seconds of work, without
+    pauses, after which the run ends sooner (None: no limit); the learning rate follows whichever
+    of the two is further on, and falls to nothing over the last `cooldown` of it. batch_tokens:
+    patches of a step. dtype of the products: "float32" or "bfloat16".
+    """
+
+    out: Path
+    run: Path
+    windows: int = 4_000_000
+    budget_s: float | None = None
+    seed: int = 0
+    batch_tokens: int = 4096
+    learning_rate: float = 2e-3
+    warmup_steps: int = 200
+    cooldown: float = 0.3
+    average: float = 0.998
+    grouped_share: float = 0.2
+    workers: int = 0
+    threads: int | None = None
+    device: str = "auto"
+    dtype: str = "float32"
+    save_every_s: float = 180.0
+    d_model: int = 160
+    d_ff: int = 640
+    layers: int = 4
+    heads: int = 5
+    d_kv: int = 32
+    patch: int = 16
+    context_length: int = 1024
+    max_output_patches: int = 16
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what no run can be made of."""
+        if min(self.windows, self.batch_tokens, self.layers, self.heads, self.patch) < 1:
+            raise ValueError("windows, batch_tokens, layers, heads and patch must be positive")
+        if not 0 < self.cooldown <= 1 or not 0 <= self.grouped_share <= 1:
+            raise ValueError("cooldown must lie in (0, 1], grouped_share in [0, 1]")
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is: optimisation steps, rows seen, seconds of work (pauses not counted)."""
+
+    step: int = 0
+    windows: int = 0
+    active_s: float = 0.0
+
+    def share(self, settings: PretrainSettings) -> float:
+        """Share of the run that is done, 0 to 1 and beyond."""
+        by_windows = self.windows / settings.windows
+        return max(by_windows, self.active_s / settings.budget_s if settings.budget_s else 0.0)
+
+
+def pretrain(settings: PretrainSettings) -> Progress:
+    """Train, or go on training, and leave a checkpoint in `settings.out`.
+
+    Resumes from `settings.run` if it holds a state. Ends, saved, on SIGTERM. Raises ValueError if
+    the state there is of another architecture.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    device = torch.device(_device(settings))
+    torch.manual_seed(settings.seed)
+    trainer = _Trainer(settings, device)
+    trainer.resume()
+    trainer.train()
+    trainer.save()
+    return trainer.progress
+
+
+def _device(settings: PretrainSettings) -> str:
+    if settings.device != "auto":
+        return settings.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+# --- network ---------------------------------------------------------------------------------
+
+
+class _GroupAttention(GroupSelfAttention):  # type: ignore[misc]  # chronos has no types
+    """Group attention that, for rows that are all alone, is the one product it then equals."""
+
+    alone = False
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor, output_attentions: bool = False
+    ) -> AttentionOutput:
+        if not self.alone:
+            return super().forward(hidden_states, attention_mask, output_attentions)
+        attention = self.self_attention
+        value = attention.o(attention.v(self.layer_norm(hidden_states)))
+        return AttentionOutput(hidden_states=hidden_states + value)
+
+
+def build_network(settings: PretrainSettings) -> Chronos2Model:
+    """A Chronos-2 network with weights drawn anew (torch's generator must be seeded)."""
+    model = Chronos2Model(Chronos2CoreConfig(**_config(settings)))
+    for block in model.encoder.block:
+        block.layer[1] = _GroupAttention(model.config)
+    with torch.no_grad():
+        for module in model.modules():
+            _initialise(module, depth=settings.layers)
+        _initialise_answer(model)
+    return model
+
+
+def _config(settings: PretrainSettings) -> dict[str, Any]:
+    return {
+        "d_model": settings.d_model,
+        "d_kv": settings.d_kv,
+        "d_ff": settings.d_ff,
+        "num_layers": settings.layers,
+        "num_heads": settings.heads,
+        "dropout_rate": 0.0,
+        "reg_token_id": 1,
+        "vocab_size": 2,
+        "chronos_config": {
+            "context_length": settings.context_length,
+            "input_patch_size": settings.patch,
+            "input_patch_stride": settings.patch,
+            "output_patch_size": settings.patch,
+            "max_output_patches": settings.max_output_patches,
+            "quantiles": list(QUANTILES),
+            "time_encoding_scale": settings.context_length,
+            "use_arcsinh": True,
+            "use_reg_token": True,
+        },
+    }
+
+
+def _initialise(module: nn.Module, *, depth: int) -> None:
+    """Unit gain throughout; the library's own rule is not applied to small configurations.
+
+    Attention is unscaled, so queries carry its 1/√d_kv; what is added to the residual stream is
+    made smaller with depth.
+    """
+    added = (3 * depth) ** -0.5
+    if isinstance(module, Chronos2LayerNorm):
+        nn.init.ones_(module.weight)
+    elif isinstance(module, MHA):
+        nn.init.normal_(module.q.weight, std=(module.d_model * module.kv_proj_dim) ** -0.5)
+        nn.init.normal_(module.k.weight, std=module.d_model**-0.5)
+        nn.init.normal_(module.v.weight, std=module.d_model**-0.5)
+        nn.init.normal_(module.o.weight, std=added * module.inner_dim**-0.5)
+    elif isinstance(module, MLP):
+        nn.init.normal_(module.wi.weight, std=(2 / module.wi.in_features) ** 0.5)
+        nn.init.normal_(module.wo.weight, std=added * module.wo.in_features**-0.5)
+    elif isinstance(module, ResidualBlock):
+        for layer in (module.hidden_layer, module.output_layer, module.residual_layer):
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+            nn.init.zeros_(layer.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=1.0)
+
+
+def _initialise_answer(model: Chronos2Model) -> None:
+    """Start from the quantiles of the standard normal, whatever the context."""
+    head = model.output_patch_embedding
+    head.output_layer.weight.mul_(0.1)
+    head.residual_layer.weight.mul_(0.1)
+    quantiles = model.chronos_config.quantiles
+    answer = torch.tensor([NormalDist().inv_cdf(q) for q in quantiles]).asinh()
+    head.output_layer.bias.copy_(answer.repeat_interleave(model.chronos_config.output_patch_size))
+
+
+# --- windows ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Rows of one step: context (rows, time), future, known future (rows, horizon), float32.
+
+    NaN is missing; `known` is NaN where a row is to be forecast, `future` where it is not scored.
+    """
+
+    context: Tensor
+    future: Tensor
+    known: Tensor
+    group: Tensor  # (rows,)
+    alone: bool  # whether every row is a group of its own
+
+
+class _Steps(Dataset[Batch]):
+    """The batches of a run by step number."""
+
+    def __init__(self, settings: PretrainSettings, first: int) -> None:
+        self.settings, self.first = settings, first
+
+    def __len__(self) -> int:
+        return _HELD_OUT
+
+    def __getitem__(self, index: int) -> Batch:
+        return draw_batch(self.settings, self.first + index)
+
+
+def draw_batch(settings: PretrainSettings, step: int) -> Batch:
+    """The batch of a step: the same for the same seed and step, wherever it is drawn."""
+    rng = np.random.default_rng((settings.seed, step))
+    context, patches = _lengths(rng, settings)
+    tokens = -(-context // settings.patch) + 1 + patches
+    rows = min(max(settings.batch_tokens // tokens, 8), 512)
+    time = context + patches * settings.patch
+    alone = rng.random() >= settings.grouped_share
+    count = rows if alone else -(-rows // 3)
+    told, lengths = _told_seasons(rng, count)
+    if alone:
+        values, group = windows(rng, lengths, time), np.arange(count)
+        target, known = np.ones(count, dtype=bool), np.zeros(count, dtype=bool)
+    else:
+        made = groups(rng, lengths, time)
+        values, group, target, known = made.values, made.group, made.target, made.known
+    values = _scaled(rng, values)
+    past = _with_gaps(rng, values[:, :context], target)
+    return _adjusted(past, values[:, context:], group, target, known, [told[g] for g in group])
+
+
+def _lengths(rng: np.random.Generator, settings: PretrainSettings) -> tuple[int, int]:
+    """Context, log-uniform, and patches to forecast, mostly few and never far beyond it."""
+    longest = settings.context_length
+    if rng.random() < 0.95:
+        longest = min(512, longest)
+    context = round(float(np.exp(rng.uniform(np.log(8), np.log(longest)))))
+    patches = int(rng.choice([1, 2, 3, 4, 6, 8, 12, 16], p=_PATCHES))
+    farthest = max(1, 2 * context // settings.patch)
+    return context, min(patches, farthest, settings.max_output_patches)
+
+
+_PATCHES = [0.36, 0.34, 0.1, 0.1, 0.04, 0.03, 0.02, 0.01]
+
+
+def _told_seasons(rng: np.random.Generator, count: int) -> tuple[list[Seasons], Any]:
+    """Of each series the seasons told and the true one: three quarters of them agree."""
+    weights = np.array([weight for _, weight in TOLD])
+    few = rng.choice(len(TOLD), size=3, p=weights / weights.sum())
+    picks = few[rng.integers(0, 3, size=count)]
+    told = [TOLD[i][0] for i in picks]
+    lengths = np.array([
+        int(rng.choice(CANDIDATES)) if season is None else (season[0] if season else 0)
+        for season in told
+    ])
+    second = np.array([season[1] if season and len(season) > 1 else 0 for season in told])
+    draw = rng.random(count)
+    lengths = np.where((draw < 0.1) & (second == 168), second, lengths)
+    lengths = np.where(draw > 0.8, 0, lengths)
+    stray = rng.choice(CANDIDATES, size=count)
+    return told, np.where(draw > 0.96, stray, lengths).astype(np.int64)
+
+
+def _scaled(rng: np.random.Generator, values: Floats) -> Floats:
+    """A few rows in other units; the network is nearly indifferent to them, rounding is not."""
+    return np.where(rng.random((len(values), 1)) < 0.2, values * 10 ** rng.uniform(
+        -3, 3, size=(len(values), 1)), values)
+
+
+def _with_gaps(rng: np.random.Generator, past: Floats, target: Any) -> Floats:
+    """Half of the rows begin later, some lack single values or a block; the last values stay."""
+    rows, time = past.shape
+    answer = past.copy()
+    start = np.floor(rng.random((rows, 1)) * 0.45 * time) * (rng.random((rows, 1)) < 0.5)
+    step = np.arange(time)[None, :]
+    single = (rng.random((rows, time)) < rng.uniform(0.02, 0.3, (rows, 1))) & (
+        rng.random((rows, 1)) < 0.06
+    )
+    block_start = rng.integers(0, time, size=(rows, 1))
+    block = (step >= block_start) & (step < block_start + rng.integers(1, 1 + time // 4 + 1))
+    block &= rng.random((rows, 1)) < 0.05
+    lost = (single | block) & (step >= start + 3) & target[:, None]
+    answer[(step < start) & target[:, None] | lost] = np.nan
+    return answer
+
+
+def _adjusted(
+    past: Floats, future: Floats, group: Any, target: Any, known: Any, seasons: Sequence[Seasons]
+) -> Batch:
+    """Take the season out of the targets as serving does, and out of their future to be learned."""
+    rows = np.flatnonzero(target)
+    adjustment = adjust(past[rows], [seasons[i] for i in rows])
+    past, scored = past.copy(), future.copy()
+    past[rows], scored[rows] = adjustment.adjusted, adjustment.remove(future[rows])
+    scored[known] = np.nan
+    told = np.where(known[:, None], future, np.nan)
+    context, scored, told = (torch.from_numpy(a.astype(np.float32)) for a in (past, scored, told))
+    alone = len(np.unique(group)) == len(group)
+    return Batch(context, scored, told, torch.from_numpy(np.asarray(group, np.int64)), alone)
+
+
+# --- loss ------------------------------------------------------------------------------------
+
+
+def quantile_loss(model: Chronos2Model, batch: Batch) -> Tensor:
+    """Mean pinball loss over quantiles, steps and rows, in the network's normalised space.
+
+    A row weighs the more, up to 4 times, the smaller its steps are beside its spread: errors are
+    judged in units of the steps (MASE), and a trend makes the spread large.
+    """
+    for block in model.encoder.block:
+        block.layer[1].alone = batch.alone
+    patch = model.chronos_config.output_patch_size
+    patches = batch.future.shape[1] // patch
+    encoded, loc_scale, *_ = model.encode(
+        context=batch.context,
+        group_ids=batch.group,
+        future_covariates=None if batch.alone else batch.known,
+        num_output_patches=patches,
+    )
+    answer = model.output_patch_embedding(encoded[0][:, -patches:]).float()
+    answer = answer.unflatten(-1, (-1, patch)).transpose(1, 2).flatten(2)  # (rows, levels, horizon)
+    truth = model.instance_norm(batch.future, loc_scale)[0].clamp(-6, 6)[:, None]
+    scored = ~torch.isnan(truth)
+    error = torch.where(scored, torch.nan_to_num(truth) - answer, 0.0)
+    level = model.quantiles.float()[:, None]
+    pinball = torch.maximum(level * error, (level - 1) * error).mean(dim=1)  # (rows, horizon)
+    weight = _row_weight(batch.context, loc_scale[1]) * scored[:, 0]
+    return 2 * (weight * pinball).sum() / weight.sum().clamp_min(1e-6)
+
+
+def _row_weight(context: Tensor, scale: Tensor) -> Tensor:
+    """(rows, 1) √(spread / mean step) within 1 to 4, none for a context without spread."""
+    steps = torch.nanmean((context[:, 1:] - context[:, :-1]).abs(), dim=1, keepdim=True)
+    ratio = scale / torch.nan_to_num(steps, nan=1.0).clamp_min(1e-12)
+    spread = scale > 1e-5 * torch.nan_to_num(context).abs().amax(dim=1, keepdim=True) + 2e-5
+    return ratio.sqrt().clamp(1, 4) * spread
+
+
+# --- training --------------------------------------------------------------------------------
+
+
+class _Trainer:
+    """The state of a run and what moves it on."""
+
+    def __init__(self, settings: PretrainSettings, device: torch.device) -> None:
+        self.settings, self.device = settings, device
+        self.model = build_network(settings).to(device)
+        self.average = {k: v.detach().clone() for k, v in self.model.named_parameters()}
+        self.optimizers = _optimizers(self.model)
+        self.progress = Progress()
+        self.stopped = False
+        self.durations: list[float] = []
+        self.loss = quantile_loss
+        if device.type == "cuda":
+            self.loss = torch.compile(quantile_loss, dynamic=True)
+
+    def train(self) -> None:
+        previous = signal.signal(signal.SIGTERM, self._stop)
+        curve = _Curve(self.settings.run)
+        saved, losses = time.monotonic(), []
+        batches = _batches(self.settings, self.progress.step)
+        while self.progress.share(self.settings) < 1 and not self.stopped:
+            began = time.monotonic()
+            batch = next(batches)
+            losses.append(self._step(batch))
+            self._count(len(batch.context), time.monotonic() - began)
+            if self.progress.step % 50 == 0:
+                curve.add(self.progress, "loss/training", sum(losses) / len(losses))
+                losses.clear()
+            if time.monotonic() - saved > self.settings.save_every_s:
+                self.save()
+                curve.add(self.progress, "loss/validation", self.validate())
+                saved = time.monotonic()
+        signal.signal(signal.SIGTERM, previous)
+
+    def _stop(self, *_: object) -> None:
+        self.stopped = True
+
+    def _step(self, batch: Batch) -> float:
+        rate = self._learning_rate()
+        for optimizer in self.optimizers:
+            for part in optimizer.param_groups:
+                part["lr"] = rate * part["factor"]
+        with self._precision():
+            loss = self.loss(self.model, _moved(batch, self.device))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self._update_average()
+        return float(loss.detach())
+
+    def _precision(self) -> torch.autocast:
+        dtype = torch.bfloat16
+        return torch.autocast(self.device.type, dtype, enabled=self.settings.dtype == "bfloat16")
+
+    def _learning_rate(self) -> float:
+        """Warm up, stay, and fall as 1 - √ to a fiftieth over the last part of the run."""
+        warm = min(1.0, (self.progress.step + 1) / self.settings.warmup_steps)
+        left = (1 - min(self.progress.share(self.settings), 1.0)) / self.settings.cooldown
+        return self.settings.learning_rate * warm * max(0.02, 1 - math.sqrt(max(0.0, 1 - left)))
+
+    def _update_average(self) -> None:
+        keep = min(self.settings.average, (1 + self.progress.step) / (10 + self.progress.step))
+        live = dict(self.model.named_parameters())
+        names = list(self.average)
+        torch._foreach_lerp_(
+            [self.average[k] for k in names], [live[k].detach() for k in names], 1 - keep
+        )
+
+    def _count(self, rows: int, duration_s: float) -> None:
+        """A step that took far longer than usual was paused; it counts as a usual one."""
+        self.durations = [*self.durations[-50:], duration_s]
+        self.progress.step += 1
+        self.progress.windows += rows
+        self.progress.active_s += min(duration_s, 4 * median(self.durations))
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """Loss of the averaged weights on windows that no step ever draws."""
+        live = {k: v.detach().clone() for k, v in self.model.named_parameters()}
+        self._load(self.average)
+        held_out = [draw_batch(self.settings, _HELD_OUT + i) for i in range(12)]
+        losses = [float(quantile_loss(self.model, _moved(b, self.device))) for b in held_out]
+        self._load(live)
+        return sum(losses) / len(losses)
+
+    @torch.no_grad()
+    def _load(self, weights: dict[str, Tensor]) -> None:
+        for name, parameter in self.model.named_parameters():
+            parameter.copy_(weights[name])
+
+    def save(self) -> None:
+        """Write the state to go on from, then the checkpoint of the averaged weights."""
+        self.settings.run.mkdir(parents=True, exist_ok=True)
+        state = {f"live.{k}": v.detach() for k, v in self.model.named_parameters()}
+        state |= {f"average.{k}": v for k, v in self.average.items()}
+        for i, optimizer in enumerate(self.optimizers):
+            for index, values in optimizer.state_dict()["state"].items():
+                state |= {f"optimizer.{i}.{index}.{k}": v for k, v in values.items()}
+        path = self.settings.run / "state.safetensors"
+        progress = {k: str(v) for k, v in dataclasses.asdict(self.progress).items()}
+        _replace(path, {k: v.contiguous().cpu() for k, v in state.items()}, progress)
+        export(self.model, self.average, self.settings, self.progress)
+
+    def resume(self) -> None:
+        path = self.settings.run / "state.safetensors"
+        if not path.exists():
+            return
+        state = load_file(path, device=str(self.device))
+        live = {k.removeprefix("live."): v for k, v in state.items() if k.startswith("live.")}
+        expected = {k: v.shape for k, v in self.model.named_parameters()}
+        if {k: v.shape for k, v in live.items()} != expected:
+            raise ValueError(f"{path} holds another architecture; choose another run directory")
+        self._load(live)
+        self.average = {k: state[f"average.{k}"].clone() for k in expected}
+        self._resume_optimizers(state)
+        self.progress = _stored_progress(path)
+        logger.info("resumed at step %d, window %d", self.progress.step, self.progress.windows)
+
+    def _resume_optimizers(self, state: dict[str, Tensor]) -> None:
+        for i, optimizer in enumerate(self.optimizers):
+            whole = optimizer.state_dict()
+            for name, value in state.items():
+                kind, *place = name.split(".", 3)
+                if kind == "optimizer" and int(place[0]) == i:
+                    whole["state"].setdefault(int(place[1]), {})[place[2]] = value
+            optimizer.load_state_dict(whole)
+
+
+def _optimizers(model: Chronos2Model) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices within the network, AdamW for its ends, norms and biases."""
+    inner = [p for k, p in model.named_parameters() if k.startswith("encoder.block") and p.ndim == 2]
+    chosen = {id(p) for p in inner}
+    ends = [p for p in model.parameters() if id(p) not in chosen]
+    matrices = torch.optim.Muon(inner, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    others = torch.optim.AdamW(ends, betas=(0.9, 0.98), weight_decay=0.0)
+    for optimizer, factor in ((matrices, 1.0), (others, 0.7)):
+        for part in optimizer.param_groups:
+            part["factor"] = factor
+    return [matrices, others]
+
+
+def _batches(settings: PretrainSettings, first: int) -> Iterator[Batch]:
+    steps = _Steps(settings, first)
+    loader = DataLoader(
+        steps,
+        batch_size=None,
+        sampler=iter(range(_HELD_OUT)),
+        num_workers=settings.workers,
+        multiprocessing_context="spawn" if settings.workers else None,
+    )
+    return iter(loader)
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    tensors = (batch.context, batch.future, batch.known, batch.group)
+    return Batch(*(t.to(device, non_blocking=True) for t in tensors), batch.alone)
+
+
+class _Curve:
+    """The losses of a run, to the log and, where tensorboard is installed, to its files."""
+
+    def __init__(self, run: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (an extra)
+        except ImportError:
+            self.writer = None
+        else:
+            self.writer = SummaryWriter(run / "tensorboard")  # type: ignore[no-untyped-call]
+
+    def add(self, progress: Progress, name: str, value: float) -> None:
+        logger.info(
+            "step %d  windows %d  %.0f s  %s %.5f",
+            progress.step, progress.windows, progress.active_s, name, value,
+        )
+        if self.writer is not None:
+            self.writer.add_scalar(name, value, progress.windows)  # type: ignore[no-untyped-call]
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+def export(
+    model: Chronos2Model,
+    weights: dict[str, Tensor],
+    settings: PretrainSettings,
+    progress: Progress,
+) -> None:
+    """Write config.json and model.safetensors (bfloat16), as `Chronos2Pipeline` reads them."""
+    settings.out.mkdir(parents=True, exist_ok=True)
+    config = model.config.to_dict() | {
+        "architectures": ["Chronos2Model"],
+        "chronos_pipeline_class": "Chronos2Pipeline",
+        "dtype": "bfloat16",
+        "shopcast": {
+            "seasonal_adjustment": True,
+            "trained_windows": progress.windows,
+            "trained_steps": progress.step,
+            "seed": settings.seed,
+        },
+    }
+    half = {k: v.to(torch.bfloat16).contiguous().cpu() for k, v in weights.items()}
+    _replace(settings.out / "model.safetensors", half, {"format": "pt"})
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    (settings.out / "config.json").write_text(text, encoding="utf-8")
+
+
+def _replace(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write beside and rename, so that a reader never meets half a file."""
+    beside = path.with_suffix(".part")
+    save_file(tensors, beside, metadata=metadata)
+    os.replace(beside, path)
+
+
+def _stored_progress(path: Path) -> Progress:
+    from safetensors import safe_open  # noqa: PLC0415
+
+    with safe_open(path, framework="pt") as file:
+        stored = file.metadata()
+    return Progress(int(stored["step"]), int(stored["windows"]), float(stored["active_s"]))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """`python -m models.pretrain --out … --run …`: every setting is an option."""
+    parser = argparse.ArgumentParser(prog="python -m models.pretrain", description=__doc__)
+    for field in dataclasses.fields(PretrainSettings):
+        required = field.default is dataclasses.MISSING
+        kind = _OPTION_TYPES[str(field.type).removesuffix(" | None")]
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}", type=kind, required=required,
+            default=None if required else field.default,
+        )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    pretrain(PretrainSettings(**vars(parser.parse_args(arguments))))
+
+
+_OPTION_TYPES = {"Path": Path, "int": int, "float": float, "str": str}
+
+if __name__ == "__main__":
+    main()
