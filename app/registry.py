@@ -6,6 +6,7 @@ Invariant: a live version never changes, and a version's number means the same c
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
@@ -16,8 +17,9 @@ from app.errors import ConfigurationError, NotFoundError
 from app.metrics import Metrics
 from app.settings import Settings
 from models.base import CheckpointError
-from models.checkpoint import shipped
-from models.series import SeriesDescription, SeriesNetwork
+
+if TYPE_CHECKING:
+    from models.series import SeriesDescription, SeriesNetwork
 
 SALES = "sales"
 PRODUCTION = "production"
@@ -31,8 +33,8 @@ class LiveVersion:
     name: str
     version: int
     fingerprint: str
-    network: SeriesNetwork
-    description: SeriesDescription
+    network: "SeriesNetwork"
+    description: "SeriesDescription"
     created_at: datetime
     loaded_at: datetime
     load_s: float
@@ -125,7 +127,11 @@ class Registry:
             return row
 
 
-def _load_series(settings: Settings) -> SeriesNetwork:
+def _load_series(settings: Settings) -> "SeriesNetwork":
+    # torch takes seconds to import, and the process that supervises never needs it
+    from models.checkpoint import shipped  # noqa: PLC0415
+    from models.series import SeriesNetwork  # noqa: PLC0415
+
     directory = settings.series_checkpoint or shipped("series")
     try:
         return SeriesNetwork.load(

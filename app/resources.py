@@ -4,6 +4,7 @@ Invariant: opened in order, closed in reverse, also when opening stops half-way.
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -19,13 +20,14 @@ from app.settings import Settings
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Resources:
-    """What a request may need."""
+    """What a request may need. stopping: set when the process has been asked to end."""
 
     settings: Settings
     metrics: Metrics
     registry: Registry
     batcher: MicroBatcher
     predictor: Predictor
+    stopping: asyncio.Event
 
 
 @asynccontextmanager
@@ -37,6 +39,7 @@ async def open_resources(
     on_stuck: called once if the engine hangs, which only the end of the process mends.
     Raises ConfigurationError if a part cannot be had.
     """
+    os.environ["HF_HUB_OFFLINE"] = "1"  # no library of the process asks the network for a model
     async with AsyncExitStack() as stack:
         metrics = Metrics()
         database = open_database(settings.database)
@@ -51,7 +54,7 @@ async def open_resources(
         stack.push_async_callback(batcher.close, settings.grace_s)
         stack.push_async_callback(_cancel, asyncio.create_task(watch_loop(metrics)))
         predictor = Predictor(registry, batcher, cache, metrics)
-        yield Resources(settings, metrics, registry, batcher, predictor)
+        yield Resources(settings, metrics, registry, batcher, predictor, asyncio.Event())
 
 
 def _info(live: LiveVersion) -> ModelInfo:

@@ -7,9 +7,8 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from pydantic import field_validator
 
 MIB = 1024 * 1024
 
@@ -74,6 +73,12 @@ class Settings(BaseSettings):
     grace_s: PositiveFloat = Field(
         20.0, description="Time for work in flight to finish when the service stops."
     )
+    drain_s: float = Field(
+        0.0,
+        ge=0,
+        description="Time between the signal to stop and the end of listening, in which requests "
+        "are still answered and /readyz is 503, for a load balancer to notice.",
+    )
 
     cache_bytes: int = Field(
         256 * MIB, ge=0, description="Size of the in-process cache of forecasts; 0 turns it off."
@@ -87,6 +92,11 @@ class Settings(BaseSettings):
     )
     max_prediction_length: PositiveInt = Field(1024, description="Longest horizon, in periods.")
     max_covariates: PositiveInt = Field(20, description="Most covariates of an input.")
+    max_targets: PositiveInt = Field(64, description="Most targets of a two-dimensional input.")
+    max_group_rows: PositiveInt = Field(
+        1024,
+        description="Most targets and covariates that inform one another under cross_learning.",
+    )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level that is logged."

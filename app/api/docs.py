@@ -1,0 +1,145 @@
+"""/docs and /openapi.json: the contract for people and for generators.
+
+Invariant: the page loads nothing from another host, and runs no script but the packaged one and
+the one whose hash its Content-Security-Policy names.
+"""
+
+import base64
+import hashlib
+import re
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+from starlette.staticfiles import StaticFiles
+
+from app.api.words import ProblemResponse, SalesRequest, SalesResponse
+
+ASSETS = "/docs/assets"
+REFERENCE = "#/components/schemas/{model}"
+JSON = "application/json"
+PROBLEM = "application/problem+json"
+PREDICTING = ("/predict/sales", "/invocations")
+READING = {404, 503}  # what a path that only reads may answer beside 200
+PROBLEMS = {
+    400: "The body is not JSON, not UTF-8, or its compression is broken.",
+    403: "The request comes from a page of another site.",
+    404: "There is no such model or version.",
+    413: "The body is larger than the limit, before or after decompression.",
+    415: "The body is not application/json, or compressed in an unknown way.",
+    422: "The input cannot be answered; `errors` names each place.",
+    500: "The model could not answer, or the service failed; the log has the request id.",
+    503: "The service cannot answer now; `Retry-After` says when to try again.",
+    504: "The deadline passed.",
+}
+DESCRIPTION = """
+Forecasts for shops, from pretrained Transformers.
+
+Times are ISO 8601. A time without a zone is taken as given and comes back without one; with an
+offset (`Z`, `+02:00`) it is continued in that offset, since ISO 8601 cannot name a zone: send local
+time without a zone where summer time matters. A date stays a date as long as periods are whole
+days. `freq` is a pandas frequency alias (`D`, `W-MON`, `MS`, `ME`, `QS`, `YS`, `B`, `h`, `15min`,
+`2W`, …), deprecated spellings (`M`, `Q`, `Y`, `H`, `T`, …) included. `start` is the time of the
+first value of `target` and has to be a period of `freq`: it is refused, naming the nearest ones,
+rather than moved. A bare `W` counts weeks from the start, whatever its weekday.
+
+`null` is a missing value. `NaN`, infinity and numbers beyond float32 are refused, and so are
+unknown fields; an optional field that is `null` counts as not given. Of a name that an object has
+twice the last value counts. Errors are `application/problem+json` (RFC 9457); up to 20 mistakes of
+a request are named at once. Every answer carries `X-Request-ID` (the caller's own, if it is of 1 to
+128 letters, digits and `._:+/=-`) and `Server-Timing`. Bodies may be compressed with gzip or zstd.
+`X-Request-Timeout-Ms` asks for a shorter deadline than the service's own.
+"""
+
+
+def docs_of(app: FastAPI) -> APIRouter:
+    """The routes of the page; its assets are mounted on the application."""
+    router = APIRouter(include_in_schema=False)
+    app.mount(ASSETS, StaticFiles(packages=[("fastapi_offline", "static")]), name="docs_assets")
+
+    @router.get("/docs")
+    async def docs(request: Request) -> HTMLResponse:
+        return _page(app.title, root=request.scope.get("root_path", ""))
+
+    @router.get("/openapi.json", response_model=None)
+    async def openapi() -> dict[str, Any]:
+        return app.openapi()
+
+    return router
+
+
+def describe(app: FastAPI) -> None:
+    """Let the application describe what its routes read and answer themselves."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _described(app)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's own way to extend it
+
+
+def _page(title: str, *, root: str) -> HTMLResponse:
+    page = get_swagger_ui_html(
+        openapi_url=f"{root}/openapi.json",
+        title=title,
+        swagger_js_url=f"{root}{ASSETS}/swagger-ui-bundle.js",
+        swagger_css_url=f"{root}{ASSETS}/swagger-ui.css",
+        swagger_favicon_url=f"{root}{ASSETS}/favicon.png",
+    )
+    inline = re.findall(rb"<script>(.*?)</script>", bytes(page.body), re.DOTALL)
+    hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in inline)
+    page.headers["Content-Security-Policy"] = (
+        f"default-src 'none'; script-src 'self' {hashes}; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'"
+    )
+    return page
+
+
+def _sha256(script: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(script).digest()).decode()
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    schema = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=DESCRIPTION,
+        routes=app.routes,
+    )
+    _, words = models_json_schema(
+        [(each, "validation") for each in (SalesRequest, SalesResponse, ProblemResponse)],
+        ref_template=REFERENCE,
+    )
+    schemas = schema.setdefault("components", {}).setdefault("schemas", {})
+    schemas.update(words["$defs"])
+    for name in ("HTTPValidationError", "ValidationError"):  # the framework's, never answered
+        schemas.pop(name, None)
+    for path, methods in schema["paths"].items():
+        for operation in methods.values():
+            _describe_answers(path, operation)
+    return schema
+
+
+def _describe_answers(path: str, operation: dict[str, Any]) -> None:
+    responses = operation["responses"]
+    responses.pop("422", None)
+    predicting = path in PREDICTING
+    if predicting:
+        operation["requestBody"] = {"required": True, "content": _content(JSON, "SalesRequest")}
+        responses["200"] = {
+            "description": "One prediction for each input, in order.",
+            "content": _content(JSON, "SalesResponse"),
+        }
+    for status, description in PROBLEMS.items():
+        if predicting or status in READING:
+            content = _content(PROBLEM, "ProblemResponse")
+            responses[str(status)] = {"description": description, "content": content}
+
+
+def _content(media_type: str, name: str) -> dict[str, Any]:
+    return {media_type: {"schema": {"$ref": REFERENCE.format(model=name)}}}

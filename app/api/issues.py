@@ -1,0 +1,103 @@
+"""What is wrong with a request, gathered.
+
+Invariant: callers learn of several mistakes at once, each by its place, and of no more than
+`MOST` of them.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TypeGuard
+
+from app.api.bodies import NotFinite
+from app.errors import InvalidInputError, Issue
+
+MOST = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where something stands: as a path, and in words."""
+
+    loc: tuple[str | int, ...]
+    words: str
+
+    def at(self, *parts: str | int) -> "Place":
+        """A place further in."""
+        words = self.words + "".join(map(_step, parts))
+        return Place((*self.loc, *parts), words.removeprefix("."))
+
+
+class Issues:
+    """The mistakes of one request."""
+
+    def __init__(self) -> None:
+        self._found: list[Issue] = []
+
+    def add(self, place: Place, msg: str, type: str) -> None:  # noqa: A002 - the contract's word
+        """Note a mistake. Raises InvalidInputError once there are enough of them."""
+        words = f"{place.words}: " if place.words else ""
+        self._found.append(Issue(place.loc, f"{words}{msg}", type))
+        if len(self._found) >= MOST:
+            self.settle()
+
+    def settle(self) -> None:
+        """Raise InvalidInputError if there are any."""
+        if self._found:
+            raise InvalidInputError(tuple(self._found))
+
+    @property
+    def any(self) -> bool:
+        return bool(self._found)
+
+    def fields(self, raw: object, place: Place, known: Collection[str]) -> dict[str, object] | None:
+        """The object at a place, if it is one; its unknown names are mistakes."""
+        if not isinstance(raw, dict):
+            self.add(place, f"must be an object, not {shown(raw)}", "object_type")
+            return None
+        for name in raw.keys() - known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
+            self.add(place.at(name), f"there is no such field; {hint}", "unknown_field")
+        return raw
+
+    def flag(self, raw: object, place: Place, *, default: bool) -> bool:
+        """A boolean."""
+        if raw is None or isinstance(raw, bool):
+            return default if raw is None else raw
+        self.add(place, f"must be true or false, not {shown(raw)}", "bool_type")
+        return default
+
+    def whole(self, raw: object, place: Place, *, most: int | None = None) -> int | None:
+        """A whole number from 1 on."""
+        if type(raw) is not int:
+            self.add(place, f"must be a whole number, not {shown(raw)}", "int_type")
+        elif raw < 1:
+            self.add(place, f"must be at least 1, not {raw}", "too_small")
+        elif most is not None and raw > most:
+            self.add(place, f"must be at most {most:,}, not {raw:,}", "too_large")
+        else:
+            return raw
+        return None
+
+
+def shown(raw: object) -> str:
+    """A value as a message shows it: short."""
+    if isinstance(raw, NotFinite):
+        return raw.text
+    if isinstance(raw, list):
+        return "a list"
+    if isinstance(raw, dict):
+        return "an object"
+    text = {None: "null", True: "true", False: "false"}[raw] if _is_word(raw) else repr(raw)
+    return text if len(text) <= 40 else f"{text[:40]}…"
+
+
+def _is_word(raw: object) -> TypeGuard[bool | None]:
+    return raw is None or isinstance(raw, bool)
+
+
+def _step(part: str | int) -> str:
+    if isinstance(part, int):
+        return f"[{part}]"
+    return f".{part}" if part.isidentifier() else f"[{part[:64]!r}]"

@@ -1,0 +1,123 @@
+"""GET /models: which models answer, and by which version.
+
+Invariant: what is shown is what is loaded in this process.
+"""
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Path
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api.deps import resources_of
+from app.registry import LiveVersion, Registry
+from app.resources import Resources
+
+router = APIRouter(tags=["models"])
+
+
+class NetworkResponse(BaseModel):
+    """The network of a version, as it runs here."""
+
+    checkpoint: str = Field(description="Name of the checkpoint's directory.")
+    architecture: str
+    parameters: int = Field(description="Number of weights.")
+    device: str
+    dtype: str
+    context_length: int = Field(description="Periods of a history that the network looks at.")
+    horizon: int = Field(description="Periods answered in one pass; longer horizons are unrolled.")
+    quantile_levels: list[float] = Field(description="Levels computed; others are interpolated.")
+    seasonal_adjustment: bool
+
+
+class VersionResponse(BaseModel):
+    """A version of a model."""
+
+    version: int
+    created_at: datetime = Field(description="When its content was first seen.")
+    loaded_at: datetime
+    load_s: float = Field(description="Seconds to load, verify and warm up.")
+    fingerprint: str = Field(description="Equal if answers are equal.")
+    network: NetworkResponse
+
+
+class LimitsResponse(BaseModel):
+    """What a request may hold at most."""
+
+    inputs: int
+    history: int = Field(description="Periods kept of a history; ten times as many are read.")
+    prediction_length: int
+    covariates: int
+    targets: int
+    body_bytes: int
+
+
+class ModelResponse(BaseModel):
+    """A model, by what it is called in answers."""
+
+    name: str = Field(examples=["sales"])
+    aliases: dict[str, int] = Field(examples=[{"production": 3}])
+    versions: list[VersionResponse]
+    limits: LimitsResponse
+
+
+class ModelsResponse(BaseModel):
+    """All models."""
+
+    models: list[ModelResponse]
+    next_cursor: str | None = Field(description="Where the list goes on; null at its end.")
+
+
+@router.get("/models", name="models", response_model=ModelsResponse)
+async def list_models(request: Request) -> Response:
+    """All models that answer here."""
+    resources = resources_of(request)
+    models = [_model(resources, name) for name in resources.registry.names()]
+    return _json({"models": models, "next_cursor": None})
+
+
+@router.get("/models/{name}", name="model", response_model=ModelResponse)
+async def show_model(request: Request, name: Annotated[str, Path(examples=["sales"])]) -> Response:
+    """One model: its aliases, and the versions loaded in this process."""
+    return _json(_model(resources_of(request), name))
+
+
+def _model(resources: Resources, name: str) -> dict[str, Any]:
+    registry: Registry = resources.registry
+    versions = registry.versions(name)
+    settings = resources.settings
+    return {
+        "name": name,
+        "aliases": registry.aliases(name),
+        "versions": [_version(live) for live in versions],
+        "limits": {
+            "inputs": settings.max_inputs,
+            "history": settings.max_history,
+            "prediction_length": settings.max_prediction_length,
+            "covariates": settings.max_covariates,
+            "targets": settings.max_targets,
+            "body_bytes": settings.max_body_bytes,
+        },
+    }
+
+
+def _version(live: LiveVersion) -> dict[str, Any]:
+    return {
+        "version": live.version,
+        "created_at": live.created_at,
+        "loaded_at": live.loaded_at,
+        "load_s": round(live.load_s, 3),
+        "fingerprint": live.fingerprint,
+        "network": asdict(live.description),
+    }
+
+
+def _json(body: dict[str, Any]) -> Response:
+    return Response(
+        orjson.dumps(body, option=orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z),
+        media_type="application/json",
+    )

@@ -1,0 +1,136 @@
+"""Errors as RFC 9457 problems.
+
+Invariant: `KINDS` is the only table that gives an error its HTTP status, and a problem tells
+nothing but what the error tree means for callers.
+"""
+
+import math
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api.exchange import exchange_of
+from app.errors import (
+    DeadlineError,
+    ForbiddenError,
+    InvalidInputError,
+    Issue,
+    MalformedError,
+    NotFoundError,
+    PredictionError,
+    ShopcastError,
+    TooLargeError,
+    UnavailableError,
+    UnknownHostError,
+    UnsupportedMediaError,
+)
+
+MEDIA_TYPE = "application/problem+json"
+NAMESPACE = "urn:shopcast:problem:"
+INTERNAL = "something went wrong here, not with the request; the request id finds it in the log"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A sort of problem: its status, and its name in `type` and `title`."""
+
+    status: int
+    slug: str
+    title: str
+
+
+KINDS: dict[type[ShopcastError], Kind] = {
+    MalformedError: Kind(400, "malformed-body", "The body cannot be read"),
+    ForbiddenError: Kind(403, "forbidden", "Not allowed from there"),
+    NotFoundError: Kind(404, "not-found", "There is no such thing"),
+    TooLargeError: Kind(413, "too-large", "The body is too large"),
+    UnsupportedMediaError: Kind(415, "unsupported-media-type", "The body is of another type"),
+    UnknownHostError: Kind(421, "unknown-host", "The service does not answer for this host"),
+    InvalidInputError: Kind(422, "invalid-input", "The input cannot be answered"),
+    PredictionError: Kind(500, "prediction-failed", "The model could not answer"),
+    UnavailableError: Kind(503, "unavailable", "The service cannot answer now"),
+    DeadlineError: Kind(504, "deadline", "The deadline passed"),
+}
+UNEXPECTED = Kind(500, "internal", "Something went wrong")
+
+
+def problem_of(error: ShopcastError, request_id: str) -> Response:
+    """The answer that says what is wrong."""
+    kind = next((KINDS[each] for each in type(error).__mro__ if each in KINDS), UNEXPECTED)
+    detail = INTERNAL if kind is UNEXPECTED else str(error)
+    headers = {}
+    if isinstance(error, UnavailableError):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if not isinstance(error, InvalidInputError):
+        return problem(kind, detail, request_id, headers=headers)
+    return problem(kind, _summary(error.issues), request_id, issues=error.issues)
+
+
+def unexpected(request_id: str) -> Response:
+    """The answer to a request on which the service itself failed."""
+    return problem(UNEXPECTED, INTERNAL, request_id)
+
+
+def problem(
+    kind: Kind,
+    detail: str,
+    request_id: str,
+    *,
+    issues: tuple[Issue, ...] = (),
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """A problem+json answer."""
+    body: dict[str, Any] = {
+        "type": NAMESPACE + kind.slug,
+        "title": kind.title,
+        "status": kind.status,
+        "detail": detail,
+        "request_id": request_id,
+    }
+    if issues:
+        body["errors"] = [{"loc": each.loc, "msg": each.msg, "type": each.type} for each in issues]
+    return Response(orjson.dumps(body), kind.status, headers, media_type=MEDIA_TYPE)
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """The handler of the service's own errors."""
+    assert isinstance(error, ShopcastError)  # noqa: S101 - registered for these alone
+    return problem_of(error, exchange_of(request.scope).request_id)
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """The handler of what the framework refuses: unknown paths and methods."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for these alone
+    phrase = HTTPStatus(error.status_code).phrase
+    kind = Kind(error.status_code, phrase.lower().replace(" ", "-"), phrase)
+    detail = {
+        404: f"there is no {_path(request)}; /docs lists what there is",
+        405: f"{request.method} is not for {_path(request)}",
+    }.get(error.status_code, phrase)
+    headers = {name.title(): value for name, value in (error.headers or {}).items()}
+    return problem(kind, detail, exchange_of(request.scope).request_id, headers=headers)
+
+
+async def on_validation_error(request: Request, error: Exception) -> Response:
+    """The handler of parameters that the framework finds invalid."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for these alone
+    issues = tuple(
+        Issue(tuple(each["loc"]), str(each["msg"]), str(each["type"])) for each in error.errors()
+    )
+    return problem_of(InvalidInputError(issues), exchange_of(request.scope).request_id)
+
+
+def _summary(issues: tuple[Issue, ...]) -> str:
+    more = len(issues) - 1
+    return issues[0].msg if not more else f"{issues[0].msg} (and {more} more; see errors)"
+
+
+def _path(request: Request) -> str:
+    path = request.url.path
+    return path if len(path) <= 100 else f"{path[:100]}…"

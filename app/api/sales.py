@@ -1,0 +1,298 @@
+"""POST /predict/sales: its words, and how they become tasks and results become words.
+
+Invariant: predictions come in the order of `inputs`, and every key of one beside `item_id` and
+`start` has the shape of `mean`.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+from fastapi import APIRouter
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api.bodies import parse
+from app.api.deps import body_of, deadline_of, resources_of, while_connected
+from app.api.exchange import exchange_of
+from app.api.inputs import Ask, SalesInput, read_inputs
+from app.api.issues import Issues, Place, shown
+from app.errors import DeadlineError, InvalidInputError
+from app.periods import future_start, future_times, parse_freq
+from app.predictor import Prediction
+from app.registry import PRODUCTION, SALES
+from app.settings import Settings
+from models.base import SeriesForecast, SeriesTask
+
+MOST_LEVELS = 100
+LEVELS = (0.1, 0.5, 0.9)
+IN_THREAD_FROM_BYTES = 512 * 1024  # a body so large is read and answered off the event loop
+IN_THREAD_FROM_VALUES = 65_536
+FIELDS = frozenset({"inputs", "parameters"})
+PARAMETERS = frozenset(
+    (
+        *("prediction_length", "quantile_levels", "freq", "model", "batch_size"),
+        *("cross_learning", "non_negative", "timestamps"),
+    )
+)
+Times = tuple[str, ...]
+ResultT = TypeVar("ResultT")
+NUMPY = orjson.OPT_SERIALIZE_NUMPY
+
+router = APIRouter(tags=["predictions"])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SalesQuestion:
+    """A request that is understood."""
+
+    inputs: tuple[SalesInput, ...]
+    prediction_length: int
+    levels: tuple[float, ...]
+    freq: str | None
+    alias: str
+    cross_learning: bool
+    timestamps: bool
+
+    @property
+    def tasks(self) -> list[SeriesTask]:
+        """What is to be forecast: each series alone, or all of them as one."""
+        series = [each.series for each in self.inputs]
+        groups = [tuple(series)] if self.cross_learning else [(each,) for each in series]
+        return [SeriesTask(group, self.prediction_length, self.levels) for group in groups]
+
+
+@router.post("/predict/sales", name="predict_sales")
+@router.post("/invocations", name="invocations")
+async def predict_sales(request: Request) -> Response:
+    """Quantiles and mean of what comes next, for each history."""
+    exchange, resources = exchange_of(request.scope), resources_of(request)
+    deadline_s = deadline_of(request)
+    body = await body_of(request)
+    question = await _in_thread_if(len(body) > IN_THREAD_FROM_BYTES, read, body, resources.settings)
+    validated_s = time.perf_counter()
+    if validated_s >= deadline_s:
+        raise DeadlineError("the deadline passed before the input was read")
+    async with while_connected(request.receive):
+        prediction = await resources.predictor.predict(
+            SALES,
+            question.tasks,
+            alias=question.alias,
+            timeout_s=deadline_s - validated_s,
+        )
+    predicted_s = time.perf_counter()
+    values = len(question.inputs) * question.prediction_length * (len(question.levels) + 1)
+    answer = await _in_thread_if(values > IN_THREAD_FROM_VALUES, render, question, prediction)
+    exchange.timing = _timing(
+        prediction,
+        validate_s=validated_s - exchange.began_s,
+        serialize_s=time.perf_counter() - predicted_s,
+    )
+    return Response(answer, media_type="application/json")
+
+
+async def _in_thread_if(large: bool, function: Callable[..., ResultT], *args: object) -> ResultT:
+    return await asyncio.to_thread(function, *args) if large else function(*args)
+
+
+def _timing(prediction: Prediction, *, validate_s: float, serialize_s: float) -> bytes:
+    return (
+        b"validate;dur=%.3f, cache;dur=%.3f, queue;dur=%.3f, compute;dur=%.3f, serialize;dur=%.3f"
+        % (
+            1e3 * validate_s,
+            1e3 * prediction.cache_s,
+            1e3 * prediction.queue_s,
+            1e3 * prediction.compute_s,
+            1e3 * serialize_s,
+        )
+    )
+
+
+# --- from words to a question
+
+
+def read(body: bytes, limits: Settings) -> SalesQuestion:
+    """What a body asks. Raises MalformedError, InvalidInputError."""
+    issues = Issues()
+    fields = issues.fields(parse(body), Place((), ""), FIELDS)
+    if fields is None:
+        issues.settle()
+        raise AssertionError("settled")
+    parameters = _Parameters(fields.get("parameters"), limits, issues)
+    question = parameters.question(
+        read_inputs(fields.get("inputs"), parameters.ask, limits, issues=issues)
+    )
+    issues.settle()
+    _check_group(question, limits, issues)
+    return question
+
+
+class _Parameters:
+    """`parameters`, read with their defaults; what is null counts as not given."""
+
+    def __init__(self, raw: object, limits: Settings, issues: Issues) -> None:
+        self._issues, self._place = issues, Place(("parameters",), "parameters")
+        self._raw: dict[str, Any] = {}
+        if raw is not None:
+            self._raw = issues.fields(raw, self._place, PARAMETERS) or {}
+        self._limits = limits
+        self._levels = self._quantile_levels()
+        self._alias = self._model()
+        self._whole("batch_size")
+        self._cross_learning = self._flag("cross_learning")
+        self.ask = Ask(
+            prediction_length=self._prediction_length(),
+            freq=self._freq(),
+            non_negative=self._non_negative(),
+            timestamps=self._flag("timestamps"),
+        )
+
+    def question(self, inputs: list[SalesInput]) -> SalesQuestion:
+        """All of the request; to be used only if there are no issues."""
+        if self.ask.freq is None and any(each.start is not None for each in inputs):
+            msg = 'is missing; it is needed with start, such as "D", "W-MON" or "MS"'
+            self._issues.add(self._place.at("freq"), msg, "freq_missing")
+        return SalesQuestion(
+            inputs=tuple(inputs),
+            prediction_length=self.ask.prediction_length or 1,
+            levels=self._levels,
+            freq=self.ask.freq,
+            alias=self._alias,
+            cross_learning=self._cross_learning,
+            timestamps=self.ask.timestamps,
+        )
+
+    def _whole(self, name: str, *, most: int | None = None) -> int | None:
+        raw = self._raw.get(name)
+        return None if raw is None else self._issues.whole(raw, self._place.at(name), most=most)
+
+    def _flag(self, name: str) -> bool:
+        return self._issues.flag(self._raw.get(name), self._place.at(name), default=False)
+
+    def _prediction_length(self) -> int | None:
+        if self._raw.get("prediction_length") is None:
+            return 1
+        return self._whole("prediction_length", most=self._limits.max_prediction_length)
+
+    def _non_negative(self) -> bool | None:
+        return None if self._raw.get("non_negative") is None else self._flag("non_negative")
+
+    def _freq(self) -> str | None:
+        raw = self._raw.get("freq")
+        if raw is None:
+            return None
+        try:
+            parse_freq(raw if isinstance(raw, str) else shown(raw))
+        except InvalidInputError as error:
+            self._issues.add(self._place.at("freq"), error.issues[0].msg, error.issues[0].type)
+            return None
+        return str(raw)
+
+    def _model(self) -> str:
+        raw = self._raw.get("model")
+        if raw is None:
+            return PRODUCTION
+        if type(raw) is int or (isinstance(raw, str) and raw):
+            return str(raw)
+        msg = f'must be "production" or a version number, not {shown(raw)}'
+        self._issues.add(self._place.at("model"), msg, "model")
+        return PRODUCTION
+
+    def _quantile_levels(self) -> tuple[float, ...]:
+        raw, place = self._raw.get("quantile_levels"), self._place.at("quantile_levels")
+        if raw is None:
+            return LEVELS
+        if not isinstance(raw, list) or not 0 < len(raw) <= MOST_LEVELS:
+            msg = f"must be a list of 1 to {MOST_LEVELS} levels such as [0.1, 0.5, 0.9]"
+            self._issues.add(place, msg, "quantile_levels")
+            return LEVELS
+        good = [self._level(level, place.at(number)) for number, level in enumerate(raw)]
+        if all(good) and len(set(raw)) < len(raw):
+            again = next(n for n, level in enumerate(raw) if level in raw[:n])
+            self._issues.add(place.at(again), f"{raw[again]} comes twice", "repeated_level")
+        return tuple(raw) if all(good) else LEVELS
+
+    def _level(self, raw: object, place: Place) -> bool:
+        if type(raw) is float and 0 < raw < 1:
+            return True
+        msg = f"must be a number between 0 and 1, neither of them included, not {shown(raw)}"
+        self._issues.add(place, msg, "quantile_level")
+        return False
+
+
+def _check_group(question: SalesQuestion, limits: Settings, issues: Issues) -> None:
+    """Refuse more at once than the queue could ever hold, or one group attends to."""
+    series = [each.series for each in question.inputs]
+    rows = [len(each.target) + len(each.covariates) for each in series]
+    place = Place(("inputs",), "inputs")
+    if question.cross_learning and sum(rows) > limits.max_group_rows:
+        msg = (
+            f"{sum(rows):,} targets and covariates would inform one another; "
+            f"at most {limits.max_group_rows:,} can: send fewer, or leave out cross_learning"
+        )
+        issues.add(place, msg, "group_too_large")
+    lengths = [each.target.shape[1] + question.prediction_length for each in series]
+    points = sum(row * length for row, length in zip(rows, lengths, strict=True))
+    if points > limits.queue_points:
+        msg = f"{points:,} points at once, at most {limits.queue_points:,} can wait; split them"
+        issues.add(place, msg, "too_many_points")
+    issues.settle()
+
+
+# --- from results to words
+
+
+def render(question: SalesQuestion, prediction: Prediction) -> bytes:
+    """The answer as JSON."""
+    forecasts = [forecast for result in prediction.results for forecast in result]
+    cached = prediction.cached
+    if question.cross_learning:
+        cached = cached * len(forecasts)
+    keys = [str(level) for level in question.levels]
+    pairs = zip(question.inputs, forecasts, strict=True)
+    warnings = [issue for each in question.inputs for issue in each.warnings]
+    answer = {
+        "model": {"name": prediction.name, "version": prediction.version},
+        "predictions": [_prediction(each, forecast, keys, question) for each, forecast in pairs],
+        "meta": {"cached": cached},
+        "warnings": [{"loc": each.loc, "msg": each.msg, "type": each.type} for each in warnings],
+    }
+    return orjson.dumps(answer, option=NUMPY)
+
+
+def _prediction(
+    asked: SalesInput, forecast: SeriesForecast, keys: list[str], question: SalesQuestion
+) -> dict[str, Any]:
+    """One prediction: each key beside item_id and start has the shape of mean."""
+    answer: dict[str, Any] = {}
+    if asked.item_id is not None:
+        answer["item_id"] = asked.item_id
+    if asked.start is not None and question.freq is not None:
+        answer["start"] = future_start(asked.start, question.freq, asked.history)
+        if question.timestamps:
+            answer["timestamps"] = _timestamps(asked, question)
+    # float32 is what the network computes in, and is written with as many digits as it has
+    mean = forecast.mean.astype(np.float32)
+    quantiles = forecast.quantiles.astype(np.float32)
+    answer["mean"] = mean if asked.nested else mean[0]
+    for number, key in enumerate(keys):
+        answer[key] = _nested(quantiles[:, number]) if asked.nested else quantiles[0, number]
+    return answer
+
+
+def _nested(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Contiguous, as the serialiser needs it: (targets, steps)."""
+    return np.ascontiguousarray(values)
+
+
+def _timestamps(asked: SalesInput, question: SalesQuestion) -> Times | list[Times]:
+    assert asked.start is not None  # noqa: S101 - checked by the caller
+    assert question.freq is not None  # noqa: S101 - checked by the caller
+    steps = question.prediction_length
+    times = future_times(asked.start, question.freq, asked.history, steps)
+    return [times] * len(asked.series.target) if asked.nested else times

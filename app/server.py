@@ -1,0 +1,199 @@
+"""The process that serves, and the parent that starts it again.
+
+Invariant: without a key nobody beyond this machine is served unless the settings say so, and an
+engine that hangs costs the process, never the service.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import math
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import structlog
+import uvicorn
+
+from app import logs
+from app.errors import ConfigurationError
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+STUCK_EXIT = 75  # EX_TEMPFAIL: trying again is worth while
+STUCK_AFTER_S = 1.0  # callers hear of it before the process ends
+CRASH_AFTER_S = 10.0  # a process that was killed sooner would be again
+KEEP_ALIVE_S = 75
+PAUSE_S = 1.0
+
+log = structlog.get_logger(__name__)
+
+Application = Any
+"""An ASGI application; `state` has `complaint` and, once it is open, `stopping`."""
+
+
+def check_exposure(settings: Settings) -> None:
+    """Raise ConfigurationError if strangers could use the service."""
+    if settings.allow_anonymous or _is_loopback(settings.host):
+        return
+    raise ConfigurationError(
+        f"SHOPCAST_HOST={settings.host} lets other machines in, and no API key exists; listen on "
+        "127.0.0.1, or set SHOPCAST_ALLOW_ANONYMOUS=1 where the network around it is trusted"
+    )
+
+
+def supervise(serve: Callable[[Settings, Connection], None], settings: Settings) -> None:
+    """Run `serve` in a process of its own, again whenever its engine hung or it was killed.
+
+    Returns once it ended well. Raises ConfigurationError if it could not start, SystemExit if it
+    ended otherwise.
+    """
+    parent = _Parent()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, parent.stop)
+    while True:
+        code, lived_s, complaint = parent.run(serve, settings)
+        if complaint:
+            raise ConfigurationError(complaint)
+        if parent.stopping or code == 0:
+            return
+        if code != STUCK_EXIT and not (code < 0 and lived_s > CRASH_AFTER_S):
+            raise SystemExit(code if code > 0 else 128 - code)
+        print(f"the process ended with {code}; starting it again", flush=True)  # noqa: T201 - the parent has no log
+        time.sleep(PAUSE_S)
+
+
+def serve(app: Application, settings: Settings, complain: Connection) -> None:
+    """Serve an application until told to stop; why it could not start goes to `complain`."""
+    logs.configure(settings.log_level)
+    _end_with_parent()
+    server = _Server(app, settings)
+    logging.getLogger("uvicorn.error").addFilter(lambda _: app.state.complaint is None)
+    try:
+        server.run()
+    finally:
+        if app.state.complaint is not None:
+            complain.send(app.state.complaint)
+
+
+def end_stuck() -> None:
+    """End the process, as soon as those who wait have heard of it."""
+    log.critical("engine_stuck", exits_in_s=STUCK_AFTER_S)
+    asyncio.get_running_loop().call_later(STUCK_AFTER_S, os._exit, STUCK_EXIT)
+
+
+class _Parent:
+    """The supervising side: one child at a time."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+        self._child: BaseProcess | None = None
+
+    def run(
+        self, serve: Callable[[Settings, Connection], None], settings: Settings
+    ) -> tuple[int, float, str | None]:
+        """One life of the child: its exit code, its length, and what it complains about."""
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe(duplex=False)
+        self._child = context.Process(target=serve, args=(settings, theirs), name="shopcast")
+        began_s = time.monotonic()
+        self._child.start()
+        theirs.close()
+        if self.stopping:  # asked while it was being started
+            self._child.terminate()
+        self._child.join()
+        complaint = _received(ours)
+        return self._child.exitcode or 0, time.monotonic() - began_s, complaint
+
+    def stop(self, _signal: int, _frame: FrameType | None) -> None:
+        """Pass the wish to end on; the child finishes what it has begun."""
+        self.stopping = True
+        if self._child is not None and self._child.is_alive():
+            self._child.terminate()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with a time between the signal to stop and the end of listening."""
+
+    def __init__(self, app: Application, settings: Settings) -> None:
+        super().__init__(_config(app, settings))
+        self._app, self._drain_s = app, settings.drain_s
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        for listener in self.servers:
+            for each in listener.sockets:
+                host, port = each.getsockname()[:2]
+                log.info("serving", url=f"http://{_bracketed(host)}:{port}", docs="/docs")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called in the main thread, between any two of its steps."""
+        stopping = getattr(self._app.state, "stopping", None)
+        if self._loop is None or stopping is None or self.should_exit:
+            super().handle_exit(sig, frame)
+        elif not stopping.is_set():
+            stopping.set()
+            log.info("stopping", drain_s=self._drain_s)
+            leave = partial(super().handle_exit, sig, frame)
+            self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_s, leave)
+
+
+def _config(app: Application, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=math.ceil(settings.grace_s),
+    )
+
+
+def _end_with_parent() -> None:
+    """Stop as if asked to when the supervising parent is gone."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+def _received(complaints: Connection) -> str | None:
+    try:
+        return str(complaints.recv()) if complaints.poll() else None
+    except EOFError:
+        return None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
