@@ -167,7 +167,7 @@ def adjust(values: Floats, seasons: Sequence[Seasons]) -> SeasonalAdjustment:
         raise ValueError(f"{len(values)} rows, but seasons of {len(seasons)}")
     adjusted = np.array(values, dtype=np.float64)
     layers: list[_Layer] = []
-    for rows, length in _passes(adjusted, seasons):
+    for rows, length in _passes(adjusted, seasons) if adjusted.size else ():
         layer = _estimated(adjusted[rows], rows, length)
         if layer is not None:
             steps = np.arange(-adjusted.shape[1], 0)
