@@ -265,7 +265,9 @@ def models(server: Server = None, checkpoint: Checkpoint = None, base: Base = No
     """List the models of a server, or load the checkpoint of the settings and check it."""
     settings = _settings(series_checkpoint=checkpoint, series_base=base)
     listed = asyncio.run(_models(settings, server=server))
-    _out().print_json(data=listed)
+    from app.report import show_models
+
+    show_models(listed, _out())
 
 
 @pretrain.command(
@@ -452,7 +454,7 @@ def _print_or_write(
     _note([f"written: {len(rows):,} rows to {output}"])
 
 
-async def _models(settings: "Settings", *, server: str | None) -> object:
+async def _models(settings: "Settings", *, server: str | None) -> list[dict[str, Any]]:
     from app.forecasters import connect
 
     if server is not None:
@@ -463,9 +465,11 @@ async def _models(settings: "Settings", *, server: str | None) -> object:
         return [_described(registry, name) for name in registry.names()]
 
 
-def _described(registry: "Registry", name: str) -> dict[str, object]:
+def _described(registry: "Registry", name: str) -> dict[str, Any]:
     versions = registry.versions(name)
-    described = [{"version": each.version, **asdict(each.description)} for each in versions]
+    described = [
+        {"version": each.version, "network": asdict(each.description)} for each in versions
+    ]
     return {"name": name, "aliases": registry.aliases(name), "versions": described}
 
 

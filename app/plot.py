@@ -104,7 +104,7 @@ def _draw_png(pairs: Sequence[Pair], levels: Sequence[float], path: Path) -> Non
             _draw_panel(axes, history, forecast, levels)
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=130)
 
 
 def _style() -> Any:  # noqa: ANN401 - matplotlib types each key by itself

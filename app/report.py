@@ -7,6 +7,7 @@ Invariant: one row an item and period, in the order of the forecasts, columns `i
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from app.forecasters import Forecast
 
+MODEL_COLUMNS = ("model", "version", "alias", "checkpoint", "weights", "runs on")
 ROWS_SHOWN = 56  # of a table on a terminal
 
 
@@ -53,6 +55,26 @@ def show(rows: pd.DataFrame, console: Console) -> None:
     console.print(table)
     if len(rows) > ROWS_SHOWN:
         console.print(f"… {len(rows) - ROWS_SHOWN:,} more rows; --output FILE takes them all")
+
+
+def show_models(models: Sequence[dict[str, Any]], console: Console) -> None:
+    """Print a table of versions for eyes on a terminal, all that is known as JSON into a pipe."""
+    if not console.is_terminal:
+        console.print_json(data=models)
+        return
+    table = Table(*MODEL_COLUMNS, box=None, header_style="bold")
+    for model in models:
+        for version in model["versions"]:
+            table.add_row(*_version_cells(model, version))
+    console.print(table)
+
+
+def _version_cells(model: dict[str, Any], version: dict[str, Any]) -> list[str]:
+    number, network = version["version"], version["network"]
+    aliases = [alias for alias, aliased in model["aliases"].items() if aliased == number]
+    where = f"{network['device']}, {network['dtype']}"
+    weights = f"{network['parameters']:,}"
+    return [model["name"], str(number), ", ".join(aliases), network["checkpoint"], weights, where]
 
 
 def _texts(rows: pd.DataFrame) -> list[list[str]]:

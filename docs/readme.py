@@ -1,0 +1,82 @@
+"""Renew what README.md shows of the shipped checkpoint: the answer to its curl, and the picture.
+
+    python docs/readme.py
+
+Run it after the checkpoint in models/pretrained/series has changed.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PICTURE = ROOT / "docs" / "images" / "forecast.png"
+ITEMS = ("bananas-1082185", "eggs-x-large-981760")
+_ANSWER = re.compile(r"(?<=^```json\n).*?(?=^```)", re.DOTALL | re.MULTILINE)
+
+
+def main() -> None:
+    """Renew both."""
+    text = README.read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as directory:
+        _draw(Path(directory))
+        answer = _ask(json.loads(text.partition("-d '")[2].partition("'\n```")[0]), directory)
+    README.write_text(_ANSWER.sub(lambda _: _written(answer), text, count=1), encoding="utf-8")
+
+
+def _ask(payload: dict[str, Any], directory: str) -> dict[str, Any]:
+    """What the shipped checkpoint answers, as a service would."""
+    from fastapi.testclient import TestClient
+
+    from app.db import migrate
+    from app.main import create_app
+    from app.settings import Settings
+
+    settings = Settings(data_dir=Path(directory), device="cpu", series_checkpoint=None)
+    migrate(settings.database)
+    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+        response = client.post("/predict/sales", json=payload)
+    response.raise_for_status()
+    return dict(response.json())
+
+
+def _written(answer: dict[str, Any]) -> str:
+    """The answer as JSON for eyes: a line a key of the prediction, one decimal."""
+    (prediction,) = answer.pop("predictions")
+    lines = [
+        f"    {json.dumps(name)}: {json.dumps(_rounded(prediction[name]))}" for name in prediction
+    ]
+    head = {name: answer.pop(name) for name in ("model",)}
+    rest = ",\n ".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in answer.items())
+    body = ",\n".join(lines).lstrip()
+    return (
+        f'{{"model": {json.dumps(head["model"])},\n "predictions": [{{\n    {body}}}],\n {rest}}}\n'
+    )
+
+
+def _rounded(value: object) -> object:
+    return [round(number, 1) for number in value] if isinstance(value, list) else value
+
+
+def _draw(directory: Path) -> None:
+    """The picture, by the command that the README shows."""
+    sales = directory / "sales.csv"
+    _run(sys.executable, ROOT / "examples" / "completejourney_sales.py", sales)
+    chosen = [word for item in ITEMS for word in ("--item", item)]
+    shopcast = Path(sys.executable).with_name("shopcast")
+    PICTURE.parent.mkdir(exist_ok=True)
+    output = ("--plot", PICTURE, "--output", directory / "forecast.csv")
+    _run(shopcast, "predict", "sales", sales, "--horizon", "28", *chosen, *output)
+
+
+def _run(*words: str | Path) -> None:
+    subprocess.run(words, check=True)
+
+
+if __name__ == "__main__":
+    main()

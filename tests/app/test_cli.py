@@ -1,0 +1,288 @@
+"""What a person at a terminal sees: forecasts, guesses, pictures, refusals, exit codes."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from io import StringIO
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from app.cli import app
+from app.report import show, show_models
+from app.settings import Settings
+from tests.live import running
+
+SHOPCAST = Path(sys.executable).parent / "shopcast"
+
+
+class Terminal:
+    """Runs commands in this process, as from a shell with these settings."""
+
+    def __init__(self, settings: dict[str, str]) -> None:
+        self._settings = settings
+
+    def run(self, *words: str | Path, code: int = 0) -> tuple[str, str]:
+        """What a command writes to stdout and stderr."""
+        runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", **self._settings})
+        result = runner.invoke(app, [str(word) for word in words])
+        told = f"{result.stdout}\n{result.stderr}\n{result.exception!r}"
+        assert result.exit_code == code, told
+        assert "Traceback" not in told
+        return result.stdout, result.stderr
+
+    def table(self, *words: str | Path) -> pd.DataFrame:
+        """The CSV that a command writes to stdout."""
+        out, _ = self.run(*words)
+        return pd.read_csv(StringIO(out), parse_dates=["timestamp"])
+
+
+@pytest.fixture
+def settings(tiny_checkpoint: Path, tmp_path: Path) -> dict[str, str]:
+    return {
+        "SHOPCAST_SERIES_CHECKPOINT": str(tiny_checkpoint),
+        "SHOPCAST_DATA_DIR": str(tmp_path / "var"),
+        "SHOPCAST_THREADS": "1",
+    }
+
+
+@pytest.fixture
+def terminal(settings: dict[str, str]) -> Terminal:
+    return Terminal(settings)
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> Path:
+    """Three items, 60 days and 7 days ahead with a price."""
+    days = pd.date_range("2026-01-01", periods=67)
+    parts = [
+        pd.DataFrame({"sku": item, "date": days, "units": range(67), "price": price})
+        for item, price in (("apple", 1.0), ("pear", 2.0), ("plum", 3.0))
+    ]
+    rows = pd.concat(parts, ignore_index=True).astype({"units": float})
+    rows.loc[rows["date"] > days[59], "units"] = None
+    rows.loc[rows["date"].dt.dayofweek == 0, "price"] = 0.5
+    rows.to_csv(tmp_path / "sales.csv", index=False)
+    return tmp_path / "sales.csv"
+
+
+def test_forecast_of_a_long_file(terminal: Terminal, long: Path) -> None:
+    out, err = terminal.run("predict", "sales", long, "--horizon", "7")
+    rows = pd.read_csv(StringIO(out))
+    assert list(rows.columns) == ["item_id", "timestamp", "mean", "0.1", "0.5", "0.9"]
+    assert len(rows) == 21
+    assert rows["timestamp"].tolist()[:2] == ["2026-03-02", "2026-03-03"]
+    assert (rows["0.1"] <= rows["0.5"]).all()
+    assert (rows["0.5"] <= rows["0.9"]).all()
+    assert err.splitlines() == [
+        "· long table: time = date, target = units, item = sku",
+        "· frequency D, from the dates",
+        "· known ahead: price",
+        "· 3 of 3 forecast by sales version 1",
+    ]
+
+
+def test_forecasts_of_both_wide_layouts_equal_the_long_one(
+    terminal: Terminal, long: Path, tmp_path: Path
+) -> None:
+    rows = pd.read_csv(long).dropna(subset=["units"])
+    by_day = rows.pivot_table(index="date", columns="sku", values="units")
+    by_day.to_csv(tmp_path / "by_day.csv")
+    by_day.T.to_csv(tmp_path / "by_item.csv")
+    rows.drop(columns="price").to_parquet(tmp_path / "long.parquet")
+    wanted = terminal.table("predict", "sales", tmp_path / "long.parquet", "--horizon", "3")
+    for name in ("by_day.csv", "by_item.csv"):
+        made = terminal.table("predict", "sales", tmp_path / name, "--horizon", "3")
+        pd.testing.assert_frame_equal(made, wanted)
+
+
+def test_items_levels_and_output(terminal: Terminal, long: Path, tmp_path: Path) -> None:
+    words = ("predict", "sales", long, "--horizon", "2", "--item", "pear", "--levels", "0.99,0.2")
+    for name in ("out.csv", "out.parquet"):
+        out, err = terminal.run(*words, "--output", tmp_path / name)
+        assert out == ""
+        assert f"written: 2 rows to {tmp_path / name}" in err
+    rows = pd.read_parquet(tmp_path / "out.parquet")
+    assert list(rows.columns) == ["item_id", "timestamp", "mean", "0.99", "0.2"]
+    assert rows["item_id"].unique().tolist() == ["pear"]
+    assert (rows["0.99"] > rows["0.2"]).all()
+    assert len(pd.read_csv(tmp_path / "out.csv")) == 2
+
+
+@pytest.mark.parametrize("name", ["out.png", "out.html"])
+def test_plot_is_written_beside_the_table(
+    terminal: Terminal, long: Path, tmp_path: Path, name: str
+) -> None:
+    plot = tmp_path / name
+    rows = terminal.table("predict", "sales", long, "--horizon", "5", "--plot", plot)
+    assert list(rows.columns) == ["item_id", "timestamp", "mean", "0.1", "0.5", "0.9"]
+    assert plot.stat().st_size > 20_000
+
+
+def test_a_terminal_gets_a_table_that_fits_it() -> None:
+    times = pd.date_range("2026-01-01", periods=80)
+    rows = pd.DataFrame({"item_id": "a", "timestamp": times, "mean": 1234.5678, "0.5": 3.0})
+    console = Console(force_terminal=True, width=60, file=StringIO(), color_system=None)
+    show(rows, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "2026-01-01" in text
+    assert "1,235" in text
+    assert "24 more rows; --output FILE takes them all" in text
+
+
+def test_models_are_a_table_on_a_terminal() -> None:
+    network = {"device": "cpu", "dtype": "float32", "checkpoint": "series", "parameters": 2_000_000}
+    versions = [{"version": 3, "network": network}]
+    console = Console(force_terminal=True, width=90, file=StringIO(), color_system=None)
+    models = [{"name": "sales", "aliases": {"production": 3}, "versions": versions}]
+    show_models(models, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert text.split("\n")[1].split() == [
+        *("sales", "3", "production", "series", "2,000,000", "cpu,", "float32")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--horizon", "0"), "'--horizon': Input should be greater than or equal to 1"),
+        (("--levels", "0.1,high"), "'0.1,high' is no list like 0.1,0.5,0.9"),
+        (("--levels", "0.5,1"), "levels lie between 0 and 1, each once"),
+        (("--item", "apples"), "error: no item 'apples' among 3 in the file; near it: 'apple'"),
+        (("--freq", "fortnight"), "'fortnight' is no frequency; use D, W-MON"),
+        (("--known-future", "price", "--horizon", "8"), "known for 7 of 8 future periods"),
+        (("--known-future", "prize"), "no column 'prize'; the file has 'sku', 'date'"),
+        (("--plot", "out.jpg"), "out.jpg does not end in .png or .html"),
+        (("--output", "nowhere/out.csv"), "no directory"),
+        (("--model", "9"), "has no version or alias '9'"),
+        (("--checkpoint", "nowhere"), "the series checkpoint is refused"),
+        (("--device", "tpu"), "--device: "),
+        (("--server", "localhost"), "'localhost' is no address like http://127.0.0.1:8000"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(
+    terminal: Terminal, long: Path, words: tuple[str, ...], message: str
+) -> None:
+    out, err = terminal.run("predict", "sales", long, *words, code=2)
+    assert out == ""
+    assert message in " ".join(err.replace("│", " ").split())
+
+
+def test_a_bad_line_is_named(terminal: Terminal, long: Path) -> None:
+    with long.open("a") as file:
+        file.write("apple,2026-01-05,4,1\n")
+    _, err = terminal.run("predict", "sales", long, code=2)
+    assert "error: line 203: item 'apple' has a second row for 2026-01-05 (the first is" in err
+
+
+def test_a_wrong_setting_is_named(terminal: Terminal, settings: dict[str, str], long: Path) -> None:
+    settings["SHOPCAST_BATCH_ROWS"] = "many"
+    _, err = terminal.run("predict", "sales", long, code=2)
+    assert err.splitlines()[-1].startswith("error: SHOPCAST_BATCH_ROWS: ")
+
+
+def test_models_of_the_settings(terminal: Terminal) -> None:
+    out, _ = terminal.run("models")
+    assert '"name": "sales"' in out
+    assert '"parameters":' in out
+
+
+def test_migrate_makes_the_database(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.run("migrate")
+    assert (tmp_path / "var" / "shopcast.sqlite3").exists()
+
+
+# --- a server
+
+
+@pytest.fixture
+def server(settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a service on the same checkpoint, that takes few inputs a request."""
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with running(Settings(max_inputs=100)) as address:
+        yield address
+
+
+def test_a_server_answers_as_this_process_does(terminal: Terminal, server: str, long: Path) -> None:
+    words = ("predict", "sales", long, "--horizon", "7")
+    there = terminal.table(*words, "--server", server)
+    pd.testing.assert_frame_equal(there, terminal.table(*words), rtol=1e-4)
+    out, _ = terminal.run("models", "--server", server)
+    assert '"name": "sales"' in out
+
+
+def test_many_items_go_to_a_server_in_several_requests(
+    terminal: Terminal, server: str, tmp_path: Path
+) -> None:
+    days = pd.date_range("2026-01-01", periods=30)
+    wide = pd.DataFrame({f"item {number}": range(30) for number in range(150)}, index=days)
+    wide.to_csv(tmp_path / "wide.csv", index_label="date")
+    rows = terminal.table(
+        "predict", "sales", tmp_path / "wide.csv", "--horizon", "1", "--server", server
+    )
+    assert rows["item_id"].tolist() == list(wide.columns)
+
+
+def test_what_a_server_refuses_is_told_in_its_words(
+    terminal: Terminal, server: str, long: Path
+) -> None:
+    words = ("predict", "sales", long, "--server", server, "--horizon", "7")
+    _, err = terminal.run(*words, "--model", "9", code=2)
+    assert "the server answered 404" in err
+    assert "'9'" in err
+
+
+def test_a_server_that_is_not_there_is_exit_code_1(terminal: Terminal, long: Path) -> None:
+    _, err = terminal.run("predict", "sales", long, "--server", "http://127.0.0.1:9", code=1)
+    assert "error: no answer from http://127.0.0.1:9" in err
+    assert "`shopcast serve` starts one" in err
+
+
+# --- as a process of its own
+
+
+def shell(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603 - our own command
+        [SHOPCAST, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **(env or {})},
+    )
+
+
+@pytest.mark.parametrize("words", [("--help",), ("version",), ("predict", "sales", "--help")])
+def test_help_and_version_load_nothing_heavy(words: tuple[str, ...]) -> None:
+    code = (
+        "import sys; from app.cli import app; app(sys.argv[1:], standalone_mode=False); "
+        "heavy = {'torch', 'pandas', 'numpy', 'sqlalchemy', 'fastapi', 'httpx'}; "
+        "sys.exit(str(heavy & sys.modules.keys() or ''))"
+    )
+    done = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
+    )
+    assert done.stderr.strip() == ""
+
+
+def test_version_is_the_installed_one() -> None:
+    assert shell("version").stdout == f"shopcast {version('shopcast')}\n"
+
+
+def test_a_pipe_gets_csv_and_stderr_the_rest(settings: dict[str, str], long: Path) -> None:
+    done = shell("predict", "sales", str(long), "--horizon", "1", env=settings)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("item_id,timestamp,mean,0.1,0.5,0.9\napple,2026-03-02,")
+    assert all(line.startswith("· ") for line in done.stderr.splitlines())
+
+
+def test_a_missing_file_is_exit_code_2_without_a_traceback() -> None:
+    done = shell("predict", "sales", "nowhere.csv")
+    assert done.returncode == 2
+    assert "does not exist" in done.stderr
+    assert "Traceback" not in done.stderr
