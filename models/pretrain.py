@@ -14,7 +14,6 @@ import dataclasses
 import json
 import logging
 import math
-import os
 import signal
 import time
 from dataclasses import dataclass
@@ -39,12 +38,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from models.seasonal import CANDIDATES, adjust
-from models.synth.series import groups, windows
+from models.synth.series import groups, singles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from models.seasonal import Floats, Seasons
+    from models.seasonal import Flags, Floats, Seasons
+    from models.synth.series import Grouped, Ints
 
 logger = logging.getLogger(__name__)
 
@@ -271,17 +271,9 @@ def draw_batch(settings: PretrainSettings, step: int) -> Batch:
     rows = min(max(settings.batch_tokens // tokens, 8), 512)
     time = context + patches * settings.patch
     alone = rng.random() >= settings.grouped_share
-    count = rows if alone else -(-rows // 3)
-    told, lengths = _told_seasons(rng, count)
-    if alone:
-        values, group = windows(rng, lengths, time), np.arange(count)
-        target, known = np.ones(count, dtype=bool), np.zeros(count, dtype=bool)
-    else:
-        made = groups(rng, lengths, time)
-        values, group, target, known = made.values, made.group, made.target, made.known
-    values = _scaled(rng, values)
-    past = _with_gaps(rng, values[:, :context], target)
-    return _adjusted(past, values[:, context:], group, target, known, [told[g] for g in group])
+    told, lengths = _told_seasons(rng, rows if alone else -(-rows // 3))
+    made = (singles if alone else groups)(rng, lengths, time)
+    return _adjusted(rng, made, context, [told[g] for g in made.group.tolist()])
 
 
 def _lengths(rng: np.random.Generator, settings: PretrainSettings) -> tuple[int, int]:
@@ -298,16 +290,18 @@ def _lengths(rng: np.random.Generator, settings: PretrainSettings) -> tuple[int,
 _PATCHES = [0.36, 0.34, 0.1, 0.1, 0.04, 0.03, 0.02, 0.01]
 
 
-def _told_seasons(rng: np.random.Generator, count: int) -> tuple[list[Seasons], Any]:
+def _told_seasons(rng: np.random.Generator, count: int) -> tuple[list[Seasons], Ints]:
     """Of each series the seasons told and the true one: three quarters of them agree."""
     weights = np.array([weight for _, weight in TOLD])
     few = rng.choice(len(TOLD), size=3, p=weights / weights.sum())
     picks = few[rng.integers(0, 3, size=count)]
     told = [TOLD[i][0] for i in picks]
-    lengths = np.array([
-        int(rng.choice(CANDIDATES)) if season is None else (season[0] if season else 0)
-        for season in told
-    ])
+    lengths = np.array(
+        [
+            int(rng.choice(CANDIDATES)) if season is None else (season[0] if season else 0)
+            for season in told
+        ]
+    )
     second = np.array([season[1] if season and len(season) > 1 else 0 for season in told])
     draw = rng.random(count)
     lengths = np.where((draw < 0.1) & (second == 168), second, lengths)
@@ -316,42 +310,43 @@ def _told_seasons(rng: np.random.Generator, count: int) -> tuple[list[Seasons], 
     return told, np.where(draw > 0.96, stray, lengths).astype(np.int64)
 
 
-def _scaled(rng: np.random.Generator, values: Floats) -> Floats:
+def _in_units(rng: np.random.Generator, values: Floats) -> Floats:
     """A few rows in other units; the network is nearly indifferent to them, rounding is not."""
-    return np.where(rng.random((len(values), 1)) < 0.2, values * 10 ** rng.uniform(
-        -3, 3, size=(len(values), 1)), values)
+    unit = 10 ** rng.uniform(-3, 3, size=(len(values), 1))
+    return np.where(rng.random((len(values), 1)) < 0.2, values * unit, values)
 
 
-def _with_gaps(rng: np.random.Generator, past: Floats, target: Any) -> Floats:
-    """Half of the rows begin later, some lack single values or a block; the last values stay."""
-    rows, time = past.shape
-    answer = past.copy()
+def _lost(rng: np.random.Generator, rows: int, time: int) -> Flags:
+    """(rows, time) what is not observed: half of the rows begin later, some have gaps."""
     start = np.floor(rng.random((rows, 1)) * 0.45 * time) * (rng.random((rows, 1)) < 0.5)
     step = np.arange(time)[None, :]
-    single = (rng.random((rows, time)) < rng.uniform(0.02, 0.3, (rows, 1))) & (
-        rng.random((rows, 1)) < 0.06
-    )
+    rate = rng.uniform(0.02, 0.3, (rows, 1)) * (rng.random((rows, 1)) < 0.06)
     block_start = rng.integers(0, time, size=(rows, 1))
-    block = (step >= block_start) & (step < block_start + rng.integers(1, 1 + time // 4 + 1))
-    block &= rng.random((rows, 1)) < 0.05
-    lost = (single | block) & (step >= start + 3) & target[:, None]
-    answer[(step < start) & target[:, None] | lost] = np.nan
-    return answer
+    block_end = block_start + rng.integers(1, 2 + time // 4)
+    block = (step >= block_start) & (step < block_end) & (rng.random((rows, 1)) < 0.05)
+    gaps = (rng.random((rows, time)) < rate) | block
+    return np.asarray((step < start) | (gaps & (step >= start + 3)))
 
 
 def _adjusted(
-    past: Floats, future: Floats, group: Any, target: Any, known: Any, seasons: Sequence[Seasons]
+    rng: np.random.Generator, made: Grouped, context: int, seasons: Sequence[Seasons]
 ) -> Batch:
     """Take the season out of the targets as serving does, and out of their future to be learned."""
-    rows = np.flatnonzero(target)
-    adjustment = adjust(past[rows], [seasons[i] for i in rows])
-    past, scored = past.copy(), future.copy()
-    past[rows], scored[rows] = adjustment.adjusted, adjustment.remove(future[rows])
-    scored[known] = np.nan
-    told = np.where(known[:, None], future, np.nan)
-    context, scored, told = (torch.from_numpy(a.astype(np.float32)) for a in (past, scored, told))
-    alone = len(np.unique(group)) == len(group)
-    return Batch(context, scored, told, torch.from_numpy(np.asarray(group, np.int64)), alone)
+    values, rows = _in_units(rng, made.values), np.flatnonzero(made.target)
+    past, future = values[:, :context].copy(), values[:, context:].copy()
+    lost = _lost(rng, len(rows), context)
+    adjustment = adjust(np.where(lost, np.nan, past[rows]), [seasons[i] for i in rows.tolist()])
+    known = np.where(made.known[:, None], future, np.nan)
+    past[rows], future[rows] = adjustment.adjusted, adjustment.remove(future[rows])
+    future[made.known] = np.nan
+    alone = len(np.unique(made.group)) == len(made.group)
+    return Batch(
+        context=torch.from_numpy(past.astype(np.float32)),
+        future=torch.from_numpy(future.astype(np.float32)),
+        known=torch.from_numpy(known.astype(np.float32)),
+        group=torch.from_numpy(made.group),
+        alone=alone,
+    )
 
 
 # --- loss ------------------------------------------------------------------------------------
@@ -439,7 +434,7 @@ class _Trainer:
                 part["lr"] = rate * part["factor"]
         with self._precision():
             loss = self.loss(self.model, _moved(batch, self.device))
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -527,7 +522,9 @@ class _Trainer:
 
 def _optimizers(model: Chronos2Model) -> list[torch.optim.Optimizer]:
     """Muon for the matrices within the network, AdamW for its ends, norms and biases."""
-    inner = [p for k, p in model.named_parameters() if k.startswith("encoder.block") and p.ndim == 2]
+    inner = [
+        p for k, p in model.named_parameters() if k.startswith("encoder.block") and p.ndim == 2
+    ]
     chosen = {id(p) for p in inner}
     ends = [p for p in model.parameters() if id(p) not in chosen]
     matrices = torch.optim.Muon(inner, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
@@ -551,8 +548,13 @@ def _batches(settings: PretrainSettings, first: int) -> Iterator[Batch]:
 
 
 def _moved(batch: Batch, device: torch.device) -> Batch:
-    tensors = (batch.context, batch.future, batch.known, batch.group)
-    return Batch(*(t.to(device, non_blocking=True) for t in tensors), batch.alone)
+    return dataclasses.replace(
+        batch,
+        context=batch.context.to(device, non_blocking=True),
+        future=batch.future.to(device, non_blocking=True),
+        known=batch.known.to(device, non_blocking=True),
+        group=batch.group.to(device, non_blocking=True),
+    )
 
 
 class _Curve:
@@ -564,15 +566,19 @@ class _Curve:
         except ImportError:
             self.writer = None
         else:
-            self.writer = SummaryWriter(run / "tensorboard")  # type: ignore[no-untyped-call]
+            self.writer = SummaryWriter(run / "tensorboard")
 
     def add(self, progress: Progress, name: str, value: float) -> None:
         logger.info(
             "step %d  windows %d  %.0f s  %s %.5f",
-            progress.step, progress.windows, progress.active_s, name, value,
+            progress.step,
+            progress.windows,
+            progress.active_s,
+            name,
+            value,
         )
         if self.writer is not None:
-            self.writer.add_scalar(name, value, progress.windows)  # type: ignore[no-untyped-call]
+            self.writer.add_scalar(name, value, progress.windows)
 
 
 # --- files -----------------------------------------------------------------------------------
@@ -607,7 +613,8 @@ def _replace(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -
     """Write beside and rename, so that a reader never meets half a file."""
     beside = path.with_suffix(".part")
     save_file(tensors, beside, metadata=metadata)
-    os.replace(beside, path)
+    beside.chmod(0o644)
+    beside.replace(path)
 
 
 def _stored_progress(path: Path) -> Progress:
@@ -625,7 +632,9 @@ def main(arguments: list[str] | None = None) -> None:
         required = field.default is dataclasses.MISSING
         kind = _OPTION_TYPES[str(field.type).removesuffix(" | None")]
         parser.add_argument(
-            f"--{field.name.replace('_', '-')}", type=kind, required=required,
+            f"--{field.name.replace('_', '-')}",
+            type=kind,
+            required=required,
             default=None if required else field.default,
         )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

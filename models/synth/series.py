@@ -48,7 +48,7 @@ def _log_column(rng: Generator, rows: int, low: float, high: float) -> Floats:
 
 def _chance(rng: Generator, rows: int, share: float) -> Floats:
     """(rows, 1) ones at that share, zeros else."""
-    return (rng.random((rows, 1)) < share) * 1.0
+    return np.where(rng.random((rows, 1)) < share, 1.0, 0.0)
 
 
 def season(rng: Generator, lengths: Ints, time: int) -> Floats:
@@ -85,7 +85,7 @@ def autoregressive(rng: Generator, phi: Floats, time: int, *, phi2: Floats | Non
     for t in range(2, time + burn):
         out[t] = a * out[t - 1] + b * out[t - 2] + noise[t]
     answer = out[burn:].T
-    return answer / np.maximum(answer.std(axis=1, keepdims=True), 1e-6)
+    return np.asarray(answer / np.maximum(answer.std(axis=1, keepdims=True), 1e-6))
 
 
 def shifts(rng: Generator, rows: int, time: int, *, rate: float) -> Floats:
@@ -108,8 +108,9 @@ def trend(rng: Generator, rows: int, time: int) -> Floats:
     bent = t + rng.normal(size=(rows, 1)) * t**2
     kinks = (rng.random((rows, time)) < 2.0 / time) * rng.normal(size=(rows, time))
     kinked = t + np.cumsum(np.cumsum(kinks, axis=1), axis=1) / time
-    return slope * np.select([kind == 1, kind == 2, kind == 3, kind == 4],
-                             [bent, damped, growth, kinked], default=t + 0 * slope)
+    special = [kind == 1, kind == 2, kind == 3, kind == 4]
+    shapes = [bent, damped, growth, kinked]
+    return np.asarray(slope * np.select(special, shapes, default=t + 0 * slope))
 
 
 def irregular(rng: Generator, rows: int, time: int) -> Floats:
@@ -125,8 +126,11 @@ def _on_level(rng: Generator, shape: Floats) -> Floats:
     """Move zero-mean rows onto levels that make most of them positive, as counts and sales are."""
     low = -shape.min(axis=1, keepdims=True)
     spread = np.maximum(shape.std(axis=1, keepdims=True), 1e-6)
-    lift = np.where(_chance(rng, len(shape), 0.8) > 0, low + spread * _log_column(
-        rng, len(shape), 0.05, 20.0), 0.0)
+    lift = np.where(
+        _chance(rng, len(shape), 0.8) > 0,
+        low + spread * _log_column(rng, len(shape), 0.05, 20.0),
+        0.0,
+    )
     return shape + lift
 
 
@@ -169,7 +173,7 @@ def exponential_smoothing(rng: Generator, lengths: Ints, time: int) -> Floats:
 def _exponential(rng: Generator, values: Floats) -> Floats:
     centred = values - values.mean(axis=1, keepdims=True)
     spread = np.maximum(np.abs(centred).max(axis=1, keepdims=True), 1e-9)
-    return np.exp(centred / spread * _log_column(rng, len(values), 0.1, 2.0))
+    return np.asarray(np.exp(centred / spread * _log_column(rng, len(values), 0.1, 2.0)))
 
 
 def random_walk(rng: Generator, lengths: Ints, time: int) -> Floats:
@@ -179,8 +183,9 @@ def random_walk(rng: Generator, lengths: Ints, time: int) -> Floats:
     """
     rows = len(lengths)
     steps = irregular(rng, rows, time)
-    steps = np.where(_chance(rng, rows, 0.3) > 0,
-                     autoregressive(rng, _column(rng, rows, -0.4, 0.8), time), steps)
+    steps = np.where(
+        _chance(rng, rows, 0.3) > 0, autoregressive(rng, _column(rng, rows, -0.4, 0.8), time), steps
+    )
     drift = rng.normal(size=(rows, 1)) * _log_column(rng, rows, 0.02, 1.0)
     walk = np.cumsum(steps + drift, axis=1)
     walk += _log_column(rng, rows, 0.02, 1.0) * rng.normal(size=walk.shape)
@@ -239,7 +244,7 @@ def intermittent(rng: Generator, lengths: Ints, time: int) -> Floats:
     )
     occurs = rng.random((rows, time)) < 1 / (1 + np.exp(-logit))
     size = rng.geometric(1 / _log_column(rng, rows, 1.0, 20.0), size=(rows, time))
-    return occurs * size * 1.0
+    return np.where(occurs, size, 0.0)
 
 
 # --- shops -----------------------------------------------------------------------------------
@@ -315,14 +320,15 @@ def _spells(rng: Generator, rows: int, time: int, *, rate: Floats, longest: int)
         1, longest + 1, size=(rows, time)
     )
     reach = np.maximum.accumulate(np.where(start > 0, np.arange(time) + start, 0), axis=1)
-    return (np.arange(time) < reach) * 1.0
+    return np.where(np.arange(time) < reach, 1.0, 0.0)
 
 
 def _holidays(rng: Generator, rows: int, time: int) -> Floats:
     """(rows, time) ones at single periods that come back every so often, give or take one."""
     every = rng.integers(20, 180, size=(rows, 1))
     moved = rng.integers(-1, 2, size=(rows, time)) * _chance(rng, rows, 0.3).astype(np.int64)
-    return ((np.arange(time) + rng.integers(0, 180, size=(rows, 1)) + moved) % every == 0) * 1.0
+    count = np.arange(time) + rng.integers(0, 180, size=(rows, 1)) + moved
+    return np.where(count % every == 0, 1.0, 0.0)
 
 
 def _price(rng: Generator, promotion: Floats) -> Floats:
@@ -338,30 +344,32 @@ def _open_days(rng: Generator, lengths: Ints, time: int) -> Floats:
     shut = (rng.random(len(lengths)) < 0.125) & (lengths > 1)
     phase = rng.integers(0, np.maximum(lengths, 1))
     hit = (np.arange(time)[None, :] % np.maximum(lengths, 1)[:, None]) == phase[:, None]
-    return 1.0 - (hit & shut[:, None])
+    return np.where(hit & shut[:, None], 0.0, 1.0)
 
 
 def _life(rng: Generator, rows: int, time: int) -> Floats:
     """(rows, time) share of full demand: launches ramp up, ends of life fade out; most live on."""
     t = np.arange(time)[None, :]
-    launch = 1 / (1 + np.exp(-(t - _column(rng, rows, 0.0, 0.6) * time) / _log_column(
-        rng, rows, 1, 15)))
-    fade = 1 / (1 + np.exp((t - _column(rng, rows, 0.6, 1.0) * time) / _log_column(
-        rng, rows, 1, 15)))
+    launch = 1 / (
+        1 + np.exp(-(t - _column(rng, rows, 0.0, 0.6) * time) / _log_column(rng, rows, 1, 15))
+    )
+    fade = 1 / (
+        1 + np.exp((t - _column(rng, rows, 0.6, 1.0) * time) / _log_column(rng, rows, 1, 15))
+    )
     draw = rng.random((rows, 1))
     return np.floor(1e6 * np.where(draw < 0.08, launch, np.where(draw > 0.95, fade, 1.0))) / 1e6
 
 
-#: Families and their weights: even but for shops, a quarter and more.
+#: Families and their weights: more for trends that go on, a quarter and more for shops.
 FAMILIES: tuple[tuple[Family, float], ...] = (
     (trend_season_irregular, 2.0),
-    (exponential_smoothing, 2.0),
-    (random_walk, 2.0),
+    (exponential_smoothing, 2.5),
+    (random_walk, 3.0),
     (stationary, 1.0),
     (regimes, 1.0),
     (smooth, 1.0),
     (intermittent, 0.6),
-    (shop_sales, 3.4),
+    (shop_sales, 3.8),
 )
 _SHARES = np.array([share for _, share in FAMILIES]) / sum(share for _, share in FAMILIES)
 
@@ -385,15 +393,16 @@ def _mixed(rng: Generator, values: Floats, lengths: Ints) -> Floats:
     partner = np.empty_like(order)
     partner[order] = np.roll(order, 1)
     share = _column(rng, len(values), 0.1, 0.9)
-    return share * values / scale + (1 - share) * (values / scale)[partner]
+    return np.asarray(share * values / scale + (1 - share) * (values / scale)[partner])
 
 
 def _censored(rng: Generator, values: Floats) -> Floats:
     """Values cut at a high or a low quantile of theirs."""
     low = np.quantile(values, rng.uniform(0.0, 0.3), axis=1, keepdims=True)
     high = np.quantile(values, rng.uniform(0.7, 1.0), axis=1, keepdims=True)
-    return np.where(_chance(rng, len(values), 0.5) > 0, np.maximum(values, low),
-                    np.minimum(values, high))
+    return np.where(
+        _chance(rng, len(values), 0.5) > 0, np.maximum(values, low), np.minimum(values, high)
+    )
 
 
 # --- groups ----------------------------------------------------------------------------------
@@ -410,6 +419,13 @@ class Grouped:
     group: Ints
     target: NDArray[np.bool_]
     known: NDArray[np.bool_]
+
+
+def singles(rng: Generator, lengths: Ints, time: int) -> Grouped:
+    """Series of their own (see `windows`), each to be forecast."""
+    count = len(lengths)
+    target, known = np.ones(count, dtype=np.bool_), np.zeros(count, dtype=np.bool_)
+    return Grouped(windows(rng, lengths, time), np.arange(count), target, known)
 
 
 def groups(rng: Generator, lengths: Ints, time: int) -> Grouped:
@@ -443,8 +459,12 @@ def _stacked(targets: Floats, covariates: list[Floats], group: Ints, known: Floa
 
 def _shop_groups(rng: Generator, lengths: Ints, time: int, group: Ints) -> Grouped:
     made = shop(rng, lengths, time)
-    return _stacked(made.sales, [made.price, made.promotion, made.holiday], group,
-                    _chance(rng, len(lengths), 0.85))
+    return _stacked(
+        made.sales,
+        [made.price, made.promotion, made.holiday],
+        group,
+        _chance(rng, len(lengths), 0.85),
+    )
 
 
 def _response_groups(rng: Generator, lengths: Ints, time: int, group: Ints) -> Grouped:
@@ -466,8 +486,11 @@ def _driver(rng: Generator, lengths: Ints, time: int) -> Floats:
     spells = _spells(rng, rows, time, rate=_column(rng, rows, 1.0, 10.0), longest=6)
     course = autoregressive(rng, _column(rng, rows, 0.0, 0.95), time)
     kind = rng.integers(0, 3, size=(rows, 1))
-    return np.select([kind == 0, kind == 1], [spells, course], default=_standard(
-        windows(rng, np.zeros_like(lengths), time)))
+    return np.select(
+        [kind == 0, kind == 1],
+        [spells, course],
+        default=_standard(windows(rng, np.zeros_like(lengths), time)),
+    )
 
 
 def _factor_groups(rng: Generator, lengths: Ints, time: int, group: Ints) -> Grouped:
@@ -486,4 +509,4 @@ def _factor_groups(rng: Generator, lengths: Ints, time: int, group: Ints) -> Gro
 
 def _standard(values: Floats) -> Floats:
     mean = values.mean(axis=1, keepdims=True)
-    return (values - mean) / np.maximum(values.std(axis=1, keepdims=True), 1e-9)
+    return np.asarray((values - mean) / np.maximum(values.std(axis=1, keepdims=True), 1e-9))
