@@ -69,7 +69,8 @@ def test_python_snippet_runs(tiny_service: str, capsys: pytest.CaptureFixture[st
 
 def test_every_make_target_exists() -> None:
     pages = [README, (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")]
-    named = {target for page in pages for target in re.findall(r"(?:`|^ *)make ([a-z]+)", page, re.M)}
+    command = re.compile(r"(?:`|^ *)make ([a-z]+)", re.MULTILINE)
+    named = {target for page in pages for target in command.findall(page)}
     there = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"serve", "test"} <= named
     assert named - there == set()
