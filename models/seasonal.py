@@ -212,14 +212,15 @@ def _likely(values: Floats) -> Flags:
 
     One transform finds them, so that the thorough test is left to few.
     """
-    needed = [GUESSED_CYCLES * length for length in CANDIDATES]
-    usable = [i for i, periods in enumerate(needed) if values.shape[1] >= periods]
     likely = np.zeros((len(CANDIDATES), len(values)), dtype=np.bool_)
-    if usable:
-        lags = [CANDIDATES[i] for i in usable]
-        agreement = _autocovariance(np.nan_to_num(np.diff(values, axis=1)), lags[-1])[:, lags].T
-        best = agreement >= np.sort(agreement, axis=0)[-LIKELY:][0]
-        likely[usable] = best & (agreement > 0)
+    spans = np.array([_spans(values, GUESSED_CYCLES * length) for length in CANDIDATES])
+    if spans.any():
+        longest = int(np.flatnonzero(spans.any(axis=1))[-1])
+        lags = list(CANDIDATES[: longest + 1])
+        changes = np.nan_to_num(np.diff(values, axis=1))
+        agreement = np.where(spans[: longest + 1], _autocovariance(changes, lags[-1])[:, lags].T, 0)
+        least = np.sort(agreement, axis=0)[-LIKELY:][0]
+        likely[: longest + 1] = (agreement >= least) & (agreement > 0)
     return likely
 
 
@@ -344,12 +345,15 @@ def _trend(values: Floats, length: int) -> Floats:
 def _moving_average(values: Floats, length: int) -> Floats:
     """Centred mean over one season (2×m for even m), NaN where less than half of it is observed.
 
-    The ends, where no whole season fits, have none.
+    The ends, where no whole season fits, have none; a row begins with its first observation, so
+    that what it is padded with does not matter.
     """
     seen = ~np.isnan(values)
     sums, counts = (_windows(part, length) for part in (np.where(seen, values, 0.0), seen * 1.0))
+    inside = np.arange(values.shape[1]) >= seen.argmax(axis=1)[:, None] + length // 2
+    known = inside & (counts >= 0.5 * length * _open_share(seen))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(counts >= 0.5 * length * _open_share(seen), sums / counts, np.nan)
+        return np.where(known, sums / counts, np.nan)
 
 
 def _open_share(seen: Flags) -> Floats:

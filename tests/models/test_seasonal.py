@@ -204,6 +204,28 @@ def test_a_row_does_not_depend_on_the_others_or_on_padding() -> None:
         )
 
 
+@pytest.mark.parametrize("season", [(7,), (7, 365), (24, 168), (52,), None])
+def test_rows_of_all_lengths_are_adjusted_as_if_alone(season: Seasons) -> None:
+    rng = np.random.default_rng(7)
+    rows = []
+    for length in np.exp(rng.uniform(np.log(3), np.log(1000), 150)).astype(int):
+        week = 1 + 0.3 * rng.normal(size=7)[np.arange(length) % 7]
+        row = 10 ** rng.uniform(-3, 6) * week * rng.gamma(5, 0.2, length)
+        row[rng.random(length) < 0.05] = np.nan
+        rows.append(row)
+    width = max(map(len, rows))
+    padded = np.array([np.pad(row, (width - len(row), 0), constant_values=np.nan) for row in rows])
+    together = adjust(padded, [season] * len(rows))
+    futures = together.restore(np.ones((len(rows), 1, 28)))
+    for number, row in enumerate(rows):
+        alone = adjust(row[None], [season])
+        scale = max(float(np.nanstd(row)), 1e-9) if np.isfinite(row).any() else 1.0
+        adjusted = together.adjusted[number, width - len(row) :]
+        np.testing.assert_allclose(adjusted, alone.adjusted[0], rtol=0, atol=1e-9 * scale)
+        future = alone.restore(np.ones((1, 1, 28)))[0]
+        np.testing.assert_allclose(futures[number], future, rtol=0, atol=1e-9 * scale)
+
+
 def test_rows_and_seasons_must_agree() -> None:
     with pytest.raises(ValueError, match="2 rows, but seasons of 1"):
         adjust(np.zeros((2, 5)), [()])
