@@ -2,7 +2,8 @@
 
 Serves one checkpoint under every engine setting, asks for 500 series of mixed lengths, scales,
 covariates and gaps in the three ways, with the cache off, and prints the largest difference
-between any two answers to one series, in units of that series' standard deviation.
+between any two answers to one series, in units of that series' scale: the standard deviation of its history
+or of its forecast, whichever is larger (a history of three points has hardly one of its own).
 
     python benchmarks/consistency.py [--checkpoint DIRECTORY] [--series 500]
 
@@ -37,7 +38,7 @@ def main() -> int:
     parser.add_argument("--series", type=int, default=500)
     options = parser.parse_args()
     entries = make_entries(options.series)
-    print(f"{len(entries)} series, horizon {HORIZON}, seed {SEED}; differences in deviations\n")
+    print(f"{len(entries)} series, horizon {HORIZON}, seed {SEED}; differences in scales\n")
     print("| dtype | seasonal adjustment | alone / together | alone / storm | tolerance |")
     print("| --- | --- | --- | --- | --- |")
     failed = False
@@ -97,12 +98,13 @@ async def ask(client: httpx.AsyncClient, entries: list[Entry]) -> list[Entry]:
 
 
 def difference(entry: Entry, one: Entry, other: Entry) -> float:
-    """The largest difference of two predictions for one input, in its standard deviations."""
+    """The largest difference of two predictions for one input, in units of its scale."""
     assert one["item_id"] == other["item_id"] == entry["item_id"]
-    target = np.array(entry["target"], dtype=float)
-    scale = max(float(np.nanstd(target)), 1e-12)
     keys = ("mean", "0.01", "0.5", "0.99")
-    return max(float(np.abs(np.subtract(one[key], other[key])).max()) for key in keys) / scale
+    history = np.array(entry["target"], dtype=float)
+    forecasts = [np.array([answer[key] for key in keys]) for answer in (one, other)]
+    scale = max(float(np.nanstd(history)), float(forecasts[0].std()), 1e-12)
+    return float(np.abs(forecasts[0] - forecasts[1]).max()) / scale
 
 
 def _entry(rng: np.random.Generator, number: int) -> Entry:

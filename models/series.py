@@ -81,8 +81,10 @@ class SeriesNetwork:
         stored = bool(checkpoint.options.get("seasonal_adjustment", False))
         self._adjusts = stored if seasonal_adjustment is None else seasonal_adjustment
         self._paths = _paths(self._levels)
-        self._name, self._digest = checkpoint.name, checkpoint.digest
+        self._name = checkpoint.name
         self._parameters = sum(weight.numel() for weight in checkpoint.model.parameters())
+        setup = f"{ENGINE}:{checkpoint.digest}:{self._dtype}:{self._device.type}:{self._adjusts}"
+        self._fingerprint = hashlib.sha256(setup.encode()).hexdigest()
 
     @classmethod
     def load(
@@ -110,8 +112,7 @@ class SeriesNetwork:
     @property
     def fingerprint(self) -> str:
         """Hex digest of the weights and of every setting that moves an answer."""
-        setup = f"{ENGINE}:{self._digest}:{self._dtype}:{self._device.type}:{self._adjusts}"
-        return hashlib.sha256(setup.encode()).hexdigest()
+        return self._fingerprint
 
     def describe(self) -> SeriesDescription:
         return SeriesDescription(
@@ -151,6 +152,7 @@ class SeriesNetwork:
         try:
             quantiles = self._quantiles(rows, patches)
         except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()  # a smaller batch needs what this one broke into pieces
             raise OutOfMemoryError(str(error)) from error
         return _results(tasks, quantiles, self._levels, floors=rows.non_negative[rows.target])
 
