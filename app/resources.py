@@ -47,6 +47,8 @@ async def open_resources(
         registry = Registry(database, metrics)
         live = await asyncio.to_thread(registry.load_sales, settings)
         metrics.set_model(_info(live), load_seconds=live.load_s)
+        if live.description.device != "cpu":
+            metrics.watch_gpu_memory(live.network.gpu_memory_bytes)
         cache = MemoryCache(settings.cache_bytes, settings.cache_ttl_s, metrics=metrics)
         stack.push_async_callback(cache.close)
         batcher = MicroBatcher(settings, metrics, on_stuck=on_stuck)

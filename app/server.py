@@ -58,6 +58,9 @@ def supervise(serve: Callable[[Settings, Connection], None], settings: Settings)
     Returns once it ended well. Raises ConfigurationError if it could not start, SystemExit if it
     ended otherwise.
     """
+    # a thread of a network that waits for work should wait asleep: awake it takes the core that
+    # the next request, or another process, needs, and all get slower by an order of magnitude
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parent = _Parent()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, parent.stop)

@@ -2,8 +2,8 @@
 
 Serves one checkpoint under every engine setting, asks for 500 series of mixed lengths, scales,
 covariates and gaps in the three ways, with the cache off, and prints the largest difference
-between any two answers to one series, in units of that series' scale: the standard deviation of its history
-or of its forecast, whichever is larger (a history of three points has hardly one of its own).
+between any two answers to one series, in units of its scale: the standard deviation of its
+history or of its forecast, whichever is larger (three points have hardly one of their own).
 
     python benchmarks/consistency.py [--checkpoint DIRECTORY] [--series 500]
 

@@ -127,6 +127,10 @@ class SeriesNetwork:
             seasonal_adjustment=self._adjusts,
         )
 
+    def gpu_memory_bytes(self) -> int:
+        """Memory that this process holds on the network's GPU; 0 on a CPU."""
+        return torch.cuda.memory_reserved(self._device) if self._device.type == "cuda" else 0
+
     def lane(self, task: SeriesTask) -> int:
         """The number of patches asked for: the network's answer moves with it."""
         return math.ceil(task.prediction_length / self._patch)
