@@ -1,7 +1,8 @@
 """Pretraining of the series network on synthetic series, behind the seasonal adjustment.
 
-Every step has its own windows, drawn from (seed, step) alone: none is seen twice, and a run that
-was stopped goes on where it was, with any number of worker processes.
+Every step has its own windows, drawn from (seed, step, rank) alone: none is seen twice, and a run
+that was stopped goes on where it was, with any number of worker processes. Under `torchrun` every
+process draws and differentiates a batch of its own, and all step by the mean gradient.
 
 Invariant: the network is trained on exactly what serving gives it: rows that `models.seasonal`
 has adjusted from their context alone, covariates as they are.
@@ -14,8 +15,10 @@ import dataclasses
 import json
 import logging
 import math
+import os
 import signal
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist, median
@@ -34,7 +37,7 @@ from chronos.chronos2.layers import (
 )
 from chronos.chronos2.model import Chronos2Model
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, Dataset
 
 from models.seasonal import CANDIDATES, adjust
@@ -124,24 +127,44 @@ class Progress:
 def pretrain(settings: PretrainSettings) -> Progress:
     """Train, or go on training, and leave a checkpoint in `settings.out`.
 
-    Resumes from `settings.run` if it holds a state. Ends, saved, on SIGTERM. Raises ValueError if
-    the state there is of another architecture.
+    Resumes from `settings.run` if it holds a state. Ends, saved, on SIGTERM to any process. Raises
+    ValueError if the state there is of another architecture.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = torch.device(_device(settings))
     torch.manual_seed(settings.seed)
-    trainer = _Trainer(settings, device)
-    trainer.resume()
-    trainer.train()
-    trainer.save()
+    with _team(device):
+        trainer = _Trainer(settings, device)
+        trainer.resume()
+        trainer.train()
+        trainer.save()
     return trainer.progress
+
+
+@contextmanager
+def _team(device: torch.device) -> Iterator[None]:
+    """Join the processes that torchrun has started, if it has."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def _rank() -> int:
+    return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def _device(settings: PretrainSettings) -> str:
     if settings.device != "auto":
         return settings.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return "cpu"
 
 
 # --- network ---------------------------------------------------------------------------------
@@ -254,18 +277,18 @@ class _Steps(Dataset[Batch]):
     """The batches of a run by step number."""
 
     def __init__(self, settings: PretrainSettings, first: int) -> None:
-        self.settings, self.first = settings, first
+        self.settings, self.first, self.rank = settings, first, _rank()
 
     def __len__(self) -> int:
         return _HELD_OUT
 
     def __getitem__(self, index: int) -> Batch:
-        return draw_batch(self.settings, self.first + index)
+        return draw_batch(self.settings, self.first + index, rank=self.rank)
 
 
-def draw_batch(settings: PretrainSettings, step: int) -> Batch:
-    """The batch of a step: the same for the same seed and step, wherever it is drawn."""
-    rng = np.random.default_rng((settings.seed, step))
+def draw_batch(settings: PretrainSettings, step: int, *, rank: int = 0) -> Batch:
+    """The batch of a step: the same for the same seed, step and rank, wherever it is drawn."""
+    rng = np.random.default_rng((settings.seed, step, rank))
     context, patches = _lengths(rng, settings)
     tokens = -(-context // settings.patch) + 1 + patches
     rows = min(max(settings.batch_tokens // tokens, 8), 512)
@@ -399,33 +422,35 @@ class _Trainer:
         self.average = {k: v.detach().clone() for k, v in self.model.named_parameters()}
         self.optimizers = _optimizers(self.model)
         self.progress = Progress()
-        self.stopped = False
+        self.stopped = self.asked_to_stop = False
+        self.duration_s = 0.0
         self.durations: list[float] = []
+        self.leads = _rank() == 0
         self.loss = quantile_loss
         if device.type == "cuda":
             self.loss = torch.compile(quantile_loss, dynamic=True)
 
     def train(self) -> None:
         previous = signal.signal(signal.SIGTERM, self._stop)
-        curve = _Curve(self.settings.run)
+        curve = _Curve(self.settings.run if self.leads else None)
         saved, losses = time.monotonic(), []
         batches = _batches(self.settings, self.progress.step)
         while self.progress.share(self.settings) < 1 and not self.stopped:
             began = time.monotonic()
             batch = next(batches)
             losses.append(self._step(batch))
-            self._count(len(batch.context), time.monotonic() - began)
-            if self.progress.step % 50 == 0:
+            self.duration_s = time.monotonic() - began
+            if self.leads and self.progress.step % 50 == 0:
                 curve.add(self.progress, "loss/training", sum(losses) / len(losses))
                 losses.clear()
-            if time.monotonic() - saved > self.settings.save_every_s:
+            if self.leads and time.monotonic() - saved > self.settings.save_every_s:
                 self.save()
                 curve.add(self.progress, "loss/validation", self.validate())
                 saved = time.monotonic()
         signal.signal(signal.SIGTERM, previous)
 
     def _stop(self, *_: object) -> None:
-        self.stopped = True
+        self.asked_to_stop = True
 
     def _step(self, batch: Batch) -> float:
         rate = self._learning_rate()
@@ -435,6 +460,7 @@ class _Trainer:
         with self._precision():
             loss = self.loss(self.model, _moved(batch, self.device))
         loss.backward()  # type: ignore[no-untyped-call]
+        self._share(len(batch.context))
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -460,12 +486,35 @@ class _Trainer:
             [self.average[k] for k in names], [live[k].detach() for k in names], 1 - keep
         )
 
-    def _count(self, rows: int, duration_s: float) -> None:
+    def _share(self, rows: int) -> None:
+        """Bring all processes to the mean gradient and to one view of how far the run is."""
+        facts = [float(rows), self.duration_s, float(self.asked_to_stop)]
+        if distributed.is_initialized():
+            facts = self._summed(facts)
+            facts[1] /= distributed.get_world_size()
+        self._count(*facts)
+
+    def _summed(self, facts: list[float]) -> list[float]:
+        """Mean gradients over the processes, none where none has one; sums of the facts."""
+        parameters = list(self.model.parameters())
+        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        flat = torch.cat([*(part.flatten() for part in parts), torch.tensor(facts).to(parts[0])])
+        distributed.all_reduce(flat)
+        sizes = [part.numel() for part in parts]
+        for parameter, total in zip(
+            parameters, torch.split(flat[: sum(sizes)], sizes), strict=True
+        ):
+            mean = total.view_as(parameter) / distributed.get_world_size()
+            parameter.grad = mean if mean.any() else None
+        return [float(fact) for fact in flat[sum(sizes) :]]
+
+    def _count(self, rows: float, duration_s: float, stopped: float) -> None:
         """A step that took far longer than usual was paused; it counts as a usual one."""
         self.durations = [*self.durations[-50:], duration_s]
         self.progress.step += 1
-        self.progress.windows += rows
+        self.progress.windows += round(rows)
         self.progress.active_s += min(duration_s, 4 * median(self.durations))
+        self.stopped = stopped > 0
 
     @torch.no_grad()
     def validate(self) -> float:
@@ -484,6 +533,8 @@ class _Trainer:
 
     def save(self) -> None:
         """Write the state to go on from, then the checkpoint of the averaged weights."""
+        if not self.leads:
+            return
         self.settings.run.mkdir(parents=True, exist_ok=True)
         state = {f"live.{k}": v.detach() for k, v in self.model.named_parameters()}
         state |= {f"average.{k}": v for k, v in self.average.items()}
@@ -560,11 +611,14 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
 class _Curve:
     """The losses of a run, to the log and, where tensorboard is installed, to its files."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path | None) -> None:
+        self.writer = None
+        if run is None:
+            return
         try:
             from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (an extra)
         except ImportError:
-            self.writer = None
+            logger.info("no curve is written: tensorboard is not installed")
         else:
             self.writer = SummaryWriter(run / "tensorboard")
 
