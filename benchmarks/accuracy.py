@@ -171,7 +171,7 @@ def shopcast(directory: Path, adjustment: str) -> Method:
 
 
 def seasonal_naive(collection: Collection) -> list[Floats]:
-    """The value a season ago at every level, as in the published tables that this one is held to."""
+    """The value a season ago at every level, as in the published tables."""
     answers = []
     for case in collection.cases:
         step = np.arange(len(case.truth)) % collection.season
