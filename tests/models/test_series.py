@@ -58,9 +58,11 @@ class Pair:
             np.testing.assert_allclose(forecast.quantiles, expected, rtol=0, atol=1e-4 * scale)
 
 
-@pytest.fixture(scope="module", params=["tiny", "chronos-2-small"])
+@pytest.fixture(scope="module", params=["shipped", "tiny", "chronos-2-small"])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """A tiny network and one in the published configuration of 28 M parameters."""
+    """Our checkpoint, a tiny one, and one in the published configuration of 28 M parameters."""
+    if request.param == "shipped":
+        return Pair(shipped("series"))
     return Pair(save_random(tmp_path_factory.mktemp("pair") / "network", request.param))
 
 
@@ -224,10 +226,16 @@ HARD = {
 }
 
 
-@pytest.mark.parametrize("adjustment", ["on", "off"])
+@pytest.fixture(scope="module", params=["random, on", "shipped, on", "shipped, off"])
+def network(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> SeriesNetwork:
+    """Random weights and ours, with and without seasonal adjustment."""
+    weights, adjustment = request.param.split(", ")
+    directory = tiny_checkpoint if weights == "random" else shipped("series")
+    return SeriesNetwork.load(directory, seasonal_adjustment=adjustment)
+
+
 @pytest.mark.parametrize("name", HARD)
-def test_hard_histories_get_sane_answers(tiny_checkpoint: Path, name: str, adjustment: Any) -> None:
-    network = SeriesNetwork.load(tiny_checkpoint, seasonal_adjustment=adjustment)
+def test_hard_histories_get_sane_answers(network: SeriesNetwork, name: str) -> None:
     target = HARD[name]
     forecast = network.predict([task(target, season_lengths=(7,))])[0][0]
     check_sane(forecast)
