@@ -87,7 +87,7 @@ class PretrainSettings:
     warmup_steps: int = 200
     cooldown: float = 0.3
     average: float = 0.998
-    grouped_share: float = 0.2
+    grouped_share: float = 0.3
     workers: int = 0
     threads: int | None = None
     device: str = "auto"
@@ -127,7 +127,7 @@ class Progress:
 def pretrain(settings: PretrainSettings) -> Progress:
     """Train, or go on training, and leave a checkpoint in `settings.out`.
 
-    Resumes from `settings.run` if it holds a state. Ends, saved, on SIGTERM to any process. Raises
+    Resumes from `settings.run` if it holds a state. Ends, saved, on SIGTERM or Ctrl-C. Raises
     ValueError if the state there is of another architecture.
     """
     if settings.threads:
@@ -431,7 +431,8 @@ class _Trainer:
             self.loss = torch.compile(quantile_loss, dynamic=True)
 
     def train(self) -> None:
-        previous = signal.signal(signal.SIGTERM, self._stop)
+        asked = (signal.SIGTERM, signal.SIGINT)
+        previous = [signal.signal(number, self._stop) for number in asked]
         curve = _Curve(self.settings.run if self.leads else None)
         saved, losses = time.monotonic(), []
         batches = _batches(self.settings, self.progress.step)
@@ -447,7 +448,8 @@ class _Trainer:
                 self.save()
                 curve.add(self.progress, "loss/validation", self.validate())
                 saved = time.monotonic()
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in zip(asked, previous, strict=True):
+            signal.signal(number, handler)
 
     def _stop(self, *_: object) -> None:
         self.asked_to_stop = True

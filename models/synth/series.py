@@ -431,11 +431,11 @@ def singles(rng: Generator, lengths: Ints, time: int) -> Grouped:
 def groups(rng: Generator, lengths: Ints, time: int) -> Grouped:
     """Groups of one to two targets with up to three covariates; group i has season `lengths[i]`.
 
-    A third are shops with price, promotion and holiday; a third linear or threshold responses to
-    covariates, some lagged; a third targets of a common factor. Some covariates bear on nothing,
-    and some are known for the past alone.
+    Three in ten are shops with price, promotion and holiday; half are linear or threshold responses
+    to covariates, some lagged; the rest are targets of a common factor. Some covariates bear on
+    nothing, and some are known for the past alone.
     """
-    kinds = rng.integers(0, 3, size=len(lengths))
+    kinds = rng.choice(3, p=[0.3, 0.5, 0.2], size=len(lengths))
     parts = [
         make(rng, lengths[kinds == i], time, np.flatnonzero(kinds == i))
         for i, make in enumerate((_shop_groups, _response_groups, _factor_groups))
@@ -470,7 +470,7 @@ def _shop_groups(rng: Generator, lengths: Ints, time: int, group: Ints) -> Group
 def _response_groups(rng: Generator, lengths: Ints, time: int, group: Ints) -> Grouped:
     """Target = own course + response to the first covariate (lag 0 to 3); the second is idle."""
     rows = len(lengths)
-    own = _standard(windows(rng, lengths, time))
+    own = _log_column(rng, rows, 0.1, 1.0) * _standard(windows(rng, lengths, time))
     drivers = [_driver(rng, lengths, time) for _ in range(2)]
     lag = int(rng.integers(0, 4)) if rng.random() < 0.3 else 0
     felt = np.roll(drivers[0], lag, axis=1)
