@@ -42,9 +42,10 @@ def create_app(settings: Settings, *, on_stuck: Callable[[], None] | None = None
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        routes=list(sales.routes),
     )
     app.state.complaint = None
-    for each in (sales, models, health):
+    for each in (models, health):
         app.include_router(each.router)
     app.include_router(docs_of(app))
     app.add_exception_handler(ShopcastError, on_error)

@@ -60,7 +60,7 @@ PRECISIONS = (
     (timedelta(milliseconds=1), "milliseconds"),
 )
 EXAMPLES = "D, W-MON, MS, ME, QS, B, h or 15min"
-_TERM = re.compile(r"(\d+(?:\.\d+)?)?([A-Za-z]+)(-[A-Z0-9]+)?")
+_TERM = re.compile(r"(\d+(?:\.\d+)?)?([A-Za-z]+)(-[A-Z0-9]+)?", re.ASCII)
 _WEEKDAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
 _TIME = re.compile(
     r"(?P<date>\d{4}-\d{2}-\d{2})"

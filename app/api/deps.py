@@ -4,8 +4,6 @@ Invariant: a route touches the service through these alone.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from starlette.requests import Request
 from starlette.types import Receive
@@ -25,65 +23,55 @@ def resources_of(request: Request) -> Resources:
     return resources
 
 
-async def body_of(request: Request) -> bytes:
+async def body_of(exchange: Exchange, receive: Receive) -> bytes:
     """The body, read and decompressed within its bounds."""
-    exchange = exchange_of(request.scope)
     settings = exchange.resources.settings
     return await read_body(
-        request.receive,
+        receive,
         exchange.headers,
         limit=settings.max_body_bytes,
         timeout_s=settings.timeout_ms / 1000,
     )
 
 
-def deadline_of(request: Request) -> float:
+def deadline_of(exchange: Exchange) -> float:
     """When the answer has to be there, in terms of perf_counter. Raises InvalidInputError."""
-    exchange = exchange_of(request.scope)
     return exchange.began_s + _timeout_ms(exchange) / 1000
 
 
-@asynccontextmanager
-async def while_connected(receive: Receive) -> AsyncIterator[None]:
-    """Cancel what is awaited inside as soon as the caller leaves; raises ClientGoneError then."""
-    watch = _Watch(receive)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not watch.gone:
-            raise
-        watch.task.uncancel()
-        raise ClientGoneError from None
-    finally:
-        watch.stop()
+class Watch:
+    """A context that is left with ClientGoneError as soon as the caller is gone.
 
+    What is awaited inside is cancelled then. The watch begins only after a moment, so that an
+    answer from the cache need not pay for it.
+    """
 
-class _Watch:
-    """Waits for the caller to leave, once it has become worth while."""
-
-    __slots__ = ("_listener", "_receive", "_timer", "gone", "task")
+    __slots__ = ("_gone", "_listener", "_receive", "_task", "_timer")
 
     def __init__(self, receive: Receive) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a request is a task
-        self.task, self.gone = task, False
-        self._receive = receive
+        self._receive, self._gone = receive, False
         self._listener: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
         self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start)
 
-    def stop(self) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._timer.cancel()
         if self._listener is not None:
             self._listener.cancel()
+        if self._gone and self._task is not None and kind is asyncio.CancelledError:
+            self._task.uncancel()
+            raise ClientGoneError
 
     def _start(self) -> None:
         self._listener = asyncio.get_running_loop().create_task(self._listen())
 
     async def _listen(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self.gone = True
-        self.task.cancel()
+        message = await self._receive()  # the body is read, so that this is the end
+        if message["type"] == "http.disconnect" and self._task is not None:
+            self._gone = True
+            self._task.cancel()
 
 
 def _timeout_ms(exchange: Exchange) -> int:

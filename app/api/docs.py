@@ -7,6 +7,7 @@ the one whose hash its Content-Security-Policy names.
 import base64
 import hashlib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -23,8 +24,12 @@ ASSETS = "/docs/assets"
 REFERENCE = "#/components/schemas/{model}"
 JSON = "application/json"
 PROBLEM = "application/problem+json"
-PREDICTING = ("/predict/sales", "/invocations")
-READING = {404, 503}  # what a path that only reads may answer beside 200
+PREDICTING = {
+    "/predict/sales": "Quantiles and mean of what comes next, for each history. Each input is "
+    "answered alone, as it would be in any company, unless cross_learning is asked for.",
+    "/invocations": "The same as /predict/sales, for SageMaker-style hosts.",
+}
+READING = (404, 503)  # what a path that only reads may answer beside 200
 PROBLEMS = {
     400: "The body is not JSON, not UTF-8, or its compression is broken.",
     403: "The request comes from a page of another site.",
@@ -119,26 +124,35 @@ def _described(app: FastAPI) -> dict[str, Any]:
     schemas.update(words["$defs"])
     for name in ("HTTPValidationError", "ValidationError"):  # the framework's, never answered
         schemas.pop(name, None)
-    for path, methods in schema["paths"].items():
-        for operation in methods.values():
-            _describe_answers(path, operation)
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            operation["responses"].pop("422", None)
+            operation["responses"].update(_problems(READING))
+    schema["paths"] = {path: {"post": _predicting(path)} for path in PREDICTING} | schema["paths"]
     return schema
 
 
-def _describe_answers(path: str, operation: dict[str, Any]) -> None:
-    responses = operation["responses"]
-    responses.pop("422", None)
-    predicting = path in PREDICTING
-    if predicting:
-        operation["requestBody"] = {"required": True, "content": _content(JSON, "SalesRequest")}
-        responses["200"] = {
-            "description": "One prediction for each input, in order.",
-            "content": _content(JSON, "SalesResponse"),
-        }
-    for status, description in PROBLEMS.items():
-        if predicting or status in READING:
-            content = _content(PROBLEM, "ProblemResponse")
-            responses[str(status)] = {"description": description, "content": content}
+def _predicting(path: str) -> dict[str, Any]:
+    """The operation of a route that forecasts."""
+    answer = {
+        "description": "One prediction for each input, in order.",
+        "content": _content(JSON, "SalesResponse"),
+    }
+    return {
+        "tags": ["predictions"],
+        "summary": "Forecast sales",
+        "description": PREDICTING[path],
+        "operationId": path.strip("/").replace("/", "_"),
+        "requestBody": {"required": True, "content": _content(JSON, "SalesRequest")},
+        "responses": {"200": answer, **_problems(PROBLEMS)},
+    }
+
+
+def _problems(statuses: Iterable[int]) -> dict[str, Any]:
+    content = _content(PROBLEM, "ProblemResponse")
+    return {
+        str(status): {"description": PROBLEMS[status], "content": content} for status in statuses
+    }
 
 
 def _content(media_type: str, name: str) -> dict[str, Any]:

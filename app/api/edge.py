@@ -5,8 +5,8 @@ request is answered once, counted once, and a failure shows its id and nothing e
 """
 
 import ipaddress
+import os
 import re
-import uuid
 from collections.abc import Mapping
 
 import structlog
@@ -160,7 +160,7 @@ def _request_id(headers: Headers) -> str:
     given = headers.get(b"x-request-id")
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given.decode()
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def _refuse_repeated(scope: Scope) -> None:

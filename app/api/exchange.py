@@ -41,7 +41,7 @@ class Exchange:
 
     __slots__ = (
         *("_send", "_start", "began_s", "headers", "id_header", "request_id"),
-        *("resources", "status", "timing"),
+        *("resources", "route", "status", "timing"),
     )
 
     def __init__(
@@ -52,8 +52,18 @@ class Exchange:
         self.began_s = time.perf_counter()
         self.status = 0  # nothing left yet
         self.timing = b""
+        self.route = ""  # its template, where the framework does not note it
         self._send = send
         self._start: Message | None = None
+
+    async def answer(self, body: bytes) -> None:
+        """Send a JSON answer."""
+        headers = [
+            (b"content-length", str(len(body)).encode()),
+            (b"content-type", b"application/json"),
+        ]
+        await self.send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
 
     async def send(self, message: Message) -> None:
         """Hold the head of the answer until its body is there, then let both go."""
@@ -72,7 +82,7 @@ class Exchange:
 
     def observe(self, scope: Scope) -> None:
         """Count the request under the template of its route."""
-        route = getattr(scope.get("route"), "path", "unknown")
+        route = self.route or getattr(scope.get("route"), "path", "unknown")
         method = scope["method"] if scope["method"] in METHODS else "other"
         seconds = time.perf_counter() - self.began_s
         status = self.status or NOTHING_SENT

@@ -46,27 +46,23 @@ class Issues:
         if self._found:
             raise InvalidInputError(tuple(self._found))
 
-    @property
-    def any(self) -> bool:
-        return bool(self._found)
-
     def fields(self, raw: object, place: Place, known: Collection[str]) -> dict[str, object] | None:
         """The object at a place, if it is one; its unknown names are mistakes."""
         if not isinstance(raw, dict):
             self.add(place, f"must be an object, not {shown(raw)}", "object_type")
             return None
-        for name in raw.keys() - known:
+        for name in sorted(raw.keys() - known):
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
             self.add(place.at(name), f"there is no such field; {hint}", "unknown_field")
         return raw
 
-    def flag(self, raw: object, place: Place, *, default: bool) -> bool:
+    def flag(self, raw: object, place: Place) -> bool:
         """A boolean."""
-        if raw is None or isinstance(raw, bool):
-            return default if raw is None else raw
+        if isinstance(raw, bool):
+            return raw
         self.add(place, f"must be true or false, not {shown(raw)}", "bool_type")
-        return default
+        return False
 
     def whole(self, raw: object, place: Place, *, most: int | None = None) -> int | None:
         """A whole number from 1 on."""

@@ -6,20 +6,18 @@ Invariant: predictions come in the order of `inputs`, and every key of one besid
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import orjson
-from fastapi import APIRouter
 from numpy.typing import NDArray
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from app.api.bodies import parse
-from app.api.deps import body_of, deadline_of, resources_of, while_connected
-from app.api.exchange import exchange_of
+from app.api.deps import Watch, body_of, deadline_of
+from app.api.exchange import Exchange, exchange_of
 from app.api.inputs import Ask, SalesInput, read_inputs
 from app.api.issues import Issues, Place, shown
 from app.errors import DeadlineError, InvalidInputError
@@ -41,10 +39,7 @@ PARAMETERS = frozenset(
     )
 )
 Times = tuple[str, ...]
-ResultT = TypeVar("ResultT")
 NUMPY = orjson.OPT_SERIALIZE_NUMPY
-
-router = APIRouter(tags=["predictions"])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,37 +62,56 @@ class SalesQuestion:
         return [SeriesTask(group, self.prediction_length, self.levels) for group in groups]
 
 
-@router.post("/predict/sales", name="predict_sales")
-@router.post("/invocations", name="invocations")
-async def predict_sales(request: Request) -> Response:
-    """Quantiles and mean of what comes next, for each history."""
-    exchange, resources = exchange_of(request.scope), resources_of(request)
-    deadline_s = deadline_of(request)
-    body = await body_of(request)
-    question = await _in_thread_if(len(body) > IN_THREAD_FROM_BYTES, read, body, resources.settings)
-    validated_s = time.perf_counter()
-    if validated_s >= deadline_s:
-        raise DeadlineError("the deadline passed before the input was read")
-    async with while_connected(request.receive):
-        prediction = await resources.predictor.predict(
-            SALES,
-            question.tasks,
-            alias=question.alias,
-            timeout_s=deadline_s - validated_s,
+class PredictSales:
+    """Quantiles and mean of what comes next, for each history.
+
+    An ASGI application of its own: what a framework does between a route and its function costs
+    as much as a cached answer.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    async def __call__(self, scope: Scope, receive: Receive, _: Send) -> None:
+        exchange = exchange_of(scope)
+        exchange.route = self._path
+        deadline_s = deadline_of(exchange)
+        body = await body_of(exchange, receive)
+        question = await _read(body, exchange.resources.settings)
+        validated_s = time.perf_counter()
+        prediction = await _predict(question, exchange, receive, left_s=deadline_s - validated_s)
+        predicted_s = time.perf_counter()
+        answer = await _render(question, prediction)
+        exchange.timing = _timing(
+            prediction,
+            validate_s=validated_s - exchange.began_s,
+            serialize_s=time.perf_counter() - predicted_s,
         )
-    predicted_s = time.perf_counter()
+        await exchange.answer(answer)
+
+
+async def _read(body: bytes, limits: Settings) -> SalesQuestion:
+    if len(body) > IN_THREAD_FROM_BYTES:
+        return await asyncio.to_thread(read, body, limits)
+    return read(body, limits)
+
+
+async def _predict(
+    question: SalesQuestion, exchange: Exchange, receive: Receive, *, left_s: float
+) -> Prediction:
+    if left_s <= 0:
+        raise DeadlineError("the deadline passed before the input was read")
+    with Watch(receive):
+        return await exchange.resources.predictor.predict(
+            SALES, question.tasks, alias=question.alias, timeout_s=left_s
+        )
+
+
+async def _render(question: SalesQuestion, prediction: Prediction) -> bytes:
     values = len(question.inputs) * question.prediction_length * (len(question.levels) + 1)
-    answer = await _in_thread_if(values > IN_THREAD_FROM_VALUES, render, question, prediction)
-    exchange.timing = _timing(
-        prediction,
-        validate_s=validated_s - exchange.began_s,
-        serialize_s=time.perf_counter() - predicted_s,
-    )
-    return Response(answer, media_type="application/json")
-
-
-async def _in_thread_if(large: bool, function: Callable[..., ResultT], *args: object) -> ResultT:
-    return await asyncio.to_thread(function, *args) if large else function(*args)
+    if values > IN_THREAD_FROM_VALUES:
+        return await asyncio.to_thread(render, question, prediction)
+    return render(question, prediction)
 
 
 def _timing(prediction: Prediction, *, validate_s: float, serialize_s: float) -> bytes:
@@ -111,6 +125,11 @@ def _timing(prediction: Prediction, *, validate_s: float, serialize_s: float) ->
             1e3 * serialize_s,
         )
     )
+
+
+routes = [
+    Route(path, PredictSales(path), methods=["POST"]) for path in ("/predict/sales", "/invocations")
+]
 
 
 # --- from words to a question
@@ -154,7 +173,7 @@ class _Parameters:
 
     def question(self, inputs: list[SalesInput]) -> SalesQuestion:
         """All of the request; to be used only if there are no issues."""
-        if self.ask.freq is None and any(each.start is not None for each in inputs):
+        if self._raw.get("freq") is None and any(each.start is not None for each in inputs):
             msg = 'is missing; it is needed with start, such as "D", "W-MON" or "MS"'
             self._issues.add(self._place.at("freq"), msg, "freq_missing")
         return SalesQuestion(
@@ -172,7 +191,8 @@ class _Parameters:
         return None if raw is None else self._issues.whole(raw, self._place.at(name), most=most)
 
     def _flag(self, name: str) -> bool:
-        return self._issues.flag(self._raw.get(name), self._place.at(name), default=False)
+        raw = self._raw.get(name)
+        return raw is not None and self._issues.flag(raw, self._place.at(name))
 
     def _prediction_length(self) -> int | None:
         if self._raw.get("prediction_length") is None:
@@ -204,24 +224,25 @@ class _Parameters:
         return PRODUCTION
 
     def _quantile_levels(self) -> tuple[float, ...]:
-        raw, place = self._raw.get("quantile_levels"), self._place.at("quantile_levels")
+        raw = self._raw.get("quantile_levels")
         if raw is None:
             return LEVELS
+        place = self._place.at("quantile_levels")
         if not isinstance(raw, list) or not 0 < len(raw) <= MOST_LEVELS:
             msg = f"must be a list of 1 to {MOST_LEVELS} levels such as [0.1, 0.5, 0.9]"
             self._issues.add(place, msg, "quantile_levels")
             return LEVELS
-        good = [self._level(level, place.at(number)) for number, level in enumerate(raw)]
+        good = [self._level(level, place, number) for number, level in enumerate(raw)]
         if all(good) and len(set(raw)) < len(raw):
             again = next(n for n, level in enumerate(raw) if level in raw[:n])
             self._issues.add(place.at(again), f"{raw[again]} comes twice", "repeated_level")
         return tuple(raw) if all(good) else LEVELS
 
-    def _level(self, raw: object, place: Place) -> bool:
+    def _level(self, raw: object, place: Place, number: int) -> bool:
         if type(raw) is float and 0 < raw < 1:
             return True
         msg = f"must be a number between 0 and 1, neither of them included, not {shown(raw)}"
-        self._issues.add(place, msg, "quantile_level")
+        self._issues.add(place.at(number), msg, "quantile_level")
         return False
 
 

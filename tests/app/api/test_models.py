@@ -1,0 +1,25 @@
+"""Which models answer."""
+
+import httpx
+
+
+def test_a_model_shows_its_versions_and_limits(service: httpx.Client) -> None:
+    model = service.get("/models/sales").json()
+    assert model["name"] == "sales"
+    assert model["aliases"] == {"production": 1}
+    (version,) = model["versions"]
+    assert version["version"] == 1
+    assert version["created_at"].endswith("Z")
+    assert version["network"]["context_length"] == 256
+    assert model["limits"]["inputs"] == 8
+
+
+def test_the_list_shows_them_all(service: httpx.Client) -> None:
+    listed = service.get("/models").json()
+    assert listed == {"models": [service.get("/models/sales").json()], "next_cursor": None}
+
+
+def test_an_unknown_model_is_not_found(service: httpx.Client) -> None:
+    response = service.get("/models/weather")
+    assert response.status_code == 404
+    assert "there is no model 'weather'" in response.json()["detail"]

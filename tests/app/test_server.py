@@ -1,0 +1,152 @@
+"""The process: who may reach it, how it ends, and that it comes back."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app import server
+from app.db import migrate
+from app.errors import ConfigurationError
+from app.settings import Settings
+
+PATIENCE_S = 60
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
+def test_this_machine_may_always_be_served(host: str) -> None:
+    server.check_exposure(Settings(host=host))
+
+
+@pytest.mark.parametrize("host", ["::", "10.1.2.3", "shop.example", ""])
+def test_others_only_if_the_settings_say_so(host: str) -> None:
+    with pytest.raises(ConfigurationError, match="SHOPCAST_ALLOW_ANONYMOUS=1"):
+        server.check_exposure(Settings(host=host))
+    server.check_exposure(Settings(host=host, allow_anonymous=True))
+
+
+# --- the parent: what its child does is written in the data directory
+
+
+def hang_twice(settings: Settings, complain: Connection) -> None:
+    """A child whose engine hangs twice."""
+    complain.close()
+    lives = settings.data_dir / "lives"
+    lives.write_text(lives.read_text() + "x" if lives.exists() else "x")
+    os._exit(server.STUCK_EXIT if len(lives.read_text()) < 3 else 0)
+
+
+def complain(_: Settings, complain: Connection) -> None:
+    complain.send("SHOPCAST_SERIES_CHECKPOINT: refused")
+
+
+def fail(_: Settings, complain: Connection) -> None:
+    complain.close()
+    os._exit(3)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    monkeypatch.setattr(server, "PAUSE_S", 0.0)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield Settings(data_dir=tmp_path)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_a_process_whose_engine_hangs_is_started_again(settings: Settings) -> None:
+    server.supervise(hang_twice, settings)
+    assert (settings.data_dir / "lives").read_text() == "xxx"
+
+
+def test_what_keeps_it_from_starting_is_told(settings: Settings) -> None:
+    with pytest.raises(ConfigurationError, match="SHOPCAST_SERIES_CHECKPOINT: refused"):
+        server.supervise(complain, settings)
+
+
+def test_another_end_is_passed_on(settings: Settings) -> None:
+    with pytest.raises(SystemExit) as end:
+        server.supervise(fail, settings)
+    assert end.value.code == 3
+
+
+# --- the whole of it, as a user starts it
+
+
+@pytest.fixture
+def started(tiny_checkpoint: Path, tmp_path: Path) -> Iterator["Started"]:
+    running = Started(tiny_checkpoint, tmp_path)
+    yield running
+    if running.process.poll() is None:
+        running.process.kill()
+        running.process.wait()
+
+
+def launch(checkpoint: Path, directory: Path, **environment: str) -> subprocess.Popen[bytes]:
+    """The service in processes of its own; its log goes to a file of the directory."""
+    migrate(Settings(data_dir=directory).database)
+    command = "from app.main import run; from app.settings import Settings; run(Settings())"
+    own = {
+        "SHOPCAST_DATA_DIR": str(directory),
+        "SHOPCAST_SERIES_CHECKPOINT": str(checkpoint),
+        "SHOPCAST_THREADS": "1",
+    }
+    with (directory / "log").open("wb") as log:
+        return subprocess.Popen(  # noqa: S603 - our own interpreter
+            [sys.executable, "-c", command],
+            env={**os.environ, **own, **environment},
+            stderr=log,
+            stdout=log,
+        )
+
+
+class Started:
+    """A service on a free port."""
+
+    def __init__(self, checkpoint: Path, directory: Path) -> None:
+        self._log = directory / "log"
+        self.process = launch(checkpoint, directory, SHOPCAST_PORT="0", SHOPCAST_DRAIN_S="1")
+        self.client = httpx.Client(base_url=self._address(), timeout=PATIENCE_S)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def _address(self) -> str:
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until:
+            assert self.process.poll() is None, self.log
+            if '"url": "' in self.log:
+                return self.log.split('"url": "')[1].split('"')[0]
+            time.sleep(0.05)
+        raise AssertionError(self.log)
+
+
+def test_it_drains_before_it_ends(started: Started) -> None:
+    with started.client as client:
+        assert client.get("/readyz").status_code == 200
+        started.process.terminate()
+        until = time.monotonic() + PATIENCE_S
+        while client.get("/readyz").status_code == 200:
+            assert time.monotonic() < until
+        assert client.get("/healthz").status_code == 200
+        answer = client.post("/predict/sales", json={"inputs": [{"target": [1, 2, 3]}]})
+        assert answer.status_code == 200
+    assert started.process.wait(PATIENCE_S) == 0
+    assert "Traceback" not in started.log
+
+
+def test_a_port_that_is_taken_is_told(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        started = launch(tiny_checkpoint, tmp_path, SHOPCAST_PORT=str(port))
+        assert started.wait(PATIENCE_S) == 3
+    assert "address already in use" in (tmp_path / "log").read_text()
