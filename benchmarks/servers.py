@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+SPINS = "GOMP_SPINCOUNT"
 START_S = 120.0
 STOP_S = 20.0
 HERE = Path(__file__).parent
@@ -44,8 +45,15 @@ def shopcast(checkpoint: Path, **settings: object) -> Iterator[int]:
             **settings,
         }
         environment = {f"SHOPCAST_{name.upper()}": str(value) for name, value in values.items()}
-        command = [sys.executable, "-m", "app.cli", "serve"]
-        with running(command, port, ready="/readyz", environment=environment):
+        command = [sys.executable, "-m", "app.cli"]
+        subprocess.run(
+            [*command, "migrate"],
+            env=_environment(environment),
+            cwd=HERE.parent,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        with running([*command, "serve"], port, ready="/readyz", environment=environment):
             yield port
 
 
@@ -58,7 +66,8 @@ def peer(
     command = [python, str(HERE / "peers" / f"{name}.py")]
     for option, value in {"checkpoint": checkpoint, "port": port, **options}.items():
         command += [f"--{option.replace('_', '-')}", str(value)]
-    with running(command, port, ready=None, environment={}):
+    # its threads wait as those of `shopcast serve` do
+    with running(command, port, ready=None, environment={"OMP_WAIT_POLICY": "PASSIVE"}):
         yield port
 
 
@@ -72,7 +81,7 @@ def running(
             command,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
+            env=_environment(environment),
             cwd=HERE.parent,
             start_new_session=True,
         )
@@ -86,6 +95,12 @@ def running(
             raise
         finally:
             _stop(process)
+
+
+def _environment(own: Mapping[str, str]) -> dict[str, str]:
+    """Ours without how the benchmark's own threads wait."""
+    rest = {name: value for name, value in os.environ.items() if name != SPINS}
+    return {**rest, **own}
 
 
 def _await_ready(process: subprocess.Popen[bytes], port: int, path: str | None) -> None:

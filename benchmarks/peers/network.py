@@ -30,7 +30,7 @@ class Network:
 
     def __init__(self, checkpoint: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        pipeline = Chronos2Pipeline.from_pretrained(checkpoint)
+        pipeline = Chronos2Pipeline.from_pretrained(checkpoint, dtype=torch.float32)
         self._model = pipeline.model.eval()
         self._patch = pipeline.model_output_patch_size
         self._levels = [pipeline.quantiles.index(level) for level in LEVELS]
