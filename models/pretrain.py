@@ -40,6 +40,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, Dataset
 
+from models.base import ModelError
 from models.seasonal import CANDIDATES, adjust
 from models.synth.series import groups, singles
 
@@ -103,11 +104,11 @@ class PretrainSettings:
     max_output_patches: int = 16
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what no run can be made of."""
+        """Raise ModelError for what no run can be made of."""
         if min(self.windows, self.batch_tokens, self.layers, self.heads, self.patch) < 1:
-            raise ValueError("windows, batch_tokens, layers, heads and patch must be positive")
+            raise ModelError("windows, batch_tokens, layers, heads and patch must be positive")
         if not 0 < self.cooldown <= 1 or not 0 <= self.grouped_share <= 1:
-            raise ValueError("cooldown must lie in (0, 1], grouped_share in [0, 1]")
+            raise ModelError("cooldown must lie in (0, 1], grouped_share in [0, 1]")
 
 
 @dataclass(slots=True)
@@ -128,7 +129,7 @@ def pretrain(settings: PretrainSettings) -> Progress:
     """Train, or go on training, and leave a checkpoint in `settings.out`.
 
     Resumes from `settings.run` if it holds a state. Ends, saved, on SIGTERM or Ctrl-C. Raises
-    ValueError if the state there is of another architecture.
+    ModelError if the state there is of another architecture.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -556,7 +557,7 @@ class _Trainer:
         live = {k.removeprefix("live."): v for k, v in state.items() if k.startswith("live.")}
         expected = {k: v.shape for k, v in self.model.named_parameters()}
         if {k: v.shape for k, v in live.items()} != expected:
-            raise ValueError(f"{path} holds another architecture; choose another run directory")
+            raise ModelError(f"{path} holds another architecture; choose another run directory")
         self._load(live)
         self.average = {k: state[f"average.{k}"].clone() for k in expected}
         self._resume_optimizers(state)

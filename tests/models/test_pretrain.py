@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from models.base import Series, SeriesTask
+from models.base import ModelError, Series, SeriesTask
 from models.pretrain import (
     PretrainSettings,
     Progress,
@@ -163,7 +163,7 @@ def test_worker_processes_change_nothing(small: PretrainSettings, tmp_path: Path
 
 def test_another_architecture_is_refused(small: PretrainSettings) -> None:
     pretrain(dataclasses.replace(small, windows=100))
-    with pytest.raises(ValueError, match="another architecture"):
+    with pytest.raises(ModelError, match="another architecture"):
         pretrain(dataclasses.replace(small, d_ff=96))
 
 
@@ -175,7 +175,7 @@ def test_a_time_budget_ends_the_run(small: PretrainSettings) -> None:
 
 @pytest.mark.parametrize("wrong", [{"windows": 0}, {"cooldown": 0.0}, {"grouped_share": 2.0}])
 def test_settings_of_no_run_are_refused(small: PretrainSettings, wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="must"):
+    with pytest.raises(ModelError, match="must"):
         dataclasses.replace(small, **wrong)  # type: ignore[arg-type]
 
 
