@@ -35,6 +35,7 @@ def create_app(settings: Settings, *, on_stuck: Callable[[], None] | None = None
             app.state.complaint = str(error)
             raise
 
+    hot = sales.routes()
     app = FastAPI(
         title="Shopcast",
         version=version("shopcast"),
@@ -42,7 +43,7 @@ def create_app(settings: Settings, *, on_stuck: Callable[[], None] | None = None
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        routes=list(sales.routes),
+        routes=list(hot),
     )
     app.state.complaint = None
     for each in (models, health):
@@ -51,7 +52,7 @@ def create_app(settings: Settings, *, on_stuck: Callable[[], None] | None = None
     app.add_exception_handler(ShopcastError, on_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
-    app.add_middleware(Edge, settings=settings)
+    app.add_middleware(Edge, settings=settings, hot=hot)
     describe(app)
     return app
 

@@ -5,6 +5,8 @@ engine that hangs costs the process, never the service.
 """
 
 import asyncio
+import contextlib
+import gc
 import ipaddress
 import logging
 import math
@@ -83,7 +85,8 @@ def serve(app: Application, settings: Settings, complain: Connection) -> None:
     server = _Server(app, settings)
     logging.getLogger("uvicorn.error").addFilter(lambda _: app.state.complaint is None)
     try:
-        server.run()
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it once all is closed
+            server.run()
     finally:
         if app.state.complaint is not None:
             complain.send(app.state.complaint)
@@ -136,6 +139,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        gc.freeze()  # what is loaded now stays; to walk through it again and again takes long
         for listener in self.servers:
             for each in listener.sockets:
                 host, port = each.getsockname()[:2]

@@ -6,6 +6,7 @@ Invariant: predictions come in the order of `inputs`, and every key of one besid
 
 import asyncio
 import time
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,8 @@ from models.base import SeriesForecast, SeriesTask
 MOST_LEVELS = 100
 LEVELS = (0.1, 0.5, 0.9)
 IN_THREAD_FROM_BYTES = 512 * 1024  # a body so large is read and answered off the event loop
+REMEMBERED_BYTES = 32 * 1024  # a body no larger is remembered with what it asks
+REMEMBERED = 512
 IN_THREAD_FROM_VALUES = 65_536
 FIELDS = frozenset({"inputs", "parameters"})
 PARAMETERS = frozenset(
@@ -44,7 +47,7 @@ NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SalesQuestion:
-    """A request that is understood."""
+    """A request that is understood. tasks: each series alone, or all of them as one."""
 
     inputs: tuple[SalesInput, ...]
     prediction_length: int
@@ -53,13 +56,7 @@ class SalesQuestion:
     alias: str
     cross_learning: bool
     timestamps: bool
-
-    @property
-    def tasks(self) -> list[SeriesTask]:
-        """What is to be forecast: each series alone, or all of them as one."""
-        series = [each.series for each in self.inputs]
-        groups = [tuple(series)] if self.cross_learning else [(each,) for each in series]
-        return [SeriesTask(group, self.prediction_length, self.levels) for group in groups]
+    tasks: tuple[SeriesTask, ...]
 
 
 class PredictSales:
@@ -71,13 +68,14 @@ class PredictSales:
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._understood: OrderedDict[bytes, SalesQuestion] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, _: Send) -> None:
         exchange = exchange_of(scope)
         exchange.route = self._path
         deadline_s = deadline_of(exchange)
         body = await body_of(exchange, receive)
-        question = await _read(body, exchange.resources.settings)
+        question = self._understood.get(body) or await self._read(body, exchange)
         validated_s = time.perf_counter()
         prediction = await _predict(question, exchange, receive, left_s=deadline_s - validated_s)
         predicted_s = time.perf_counter()
@@ -89,11 +87,17 @@ class PredictSales:
         )
         await exchange.answer(answer)
 
-
-async def _read(body: bytes, limits: Settings) -> SalesQuestion:
-    if len(body) > IN_THREAD_FROM_BYTES:
-        return await asyncio.to_thread(read, body, limits)
-    return read(body, limits)
+    async def _read(self, body: bytes, exchange: Exchange) -> SalesQuestion:
+        """Read a body; what is asked again and again is understood once."""
+        limits = exchange.resources.settings
+        if len(body) > IN_THREAD_FROM_BYTES:
+            return await asyncio.to_thread(read, body, limits)
+        question = read(body, limits)
+        if len(body) <= REMEMBERED_BYTES and limits.cache_bytes:
+            self._understood[body] = question
+            if len(self._understood) > REMEMBERED:
+                self._understood.popitem(last=False)
+        return question
 
 
 async def _predict(
@@ -127,9 +131,10 @@ def _timing(prediction: Prediction, *, validate_s: float, serialize_s: float) ->
     )
 
 
-routes = [
-    Route(path, PredictSales(path), methods=["POST"]) for path in ("/predict/sales", "/invocations")
-]
+def routes() -> list[Route]:
+    """The routes of one application."""
+    paths = ("/predict/sales", "/invocations")
+    return [Route(path, PredictSales(path), methods=["POST"]) for path in paths]
 
 
 # --- from words to a question
@@ -176,14 +181,17 @@ class _Parameters:
         if self._raw.get("freq") is None and any(each.start is not None for each in inputs):
             msg = 'is missing; it is needed with start, such as "D", "W-MON" or "MS"'
             self._issues.add(self._place.at("freq"), msg, "freq_missing")
+        steps, series = self.ask.prediction_length or 1, [each.series for each in inputs]
+        groups = [tuple(series)] if self._cross_learning else [(each,) for each in series]
         return SalesQuestion(
             inputs=tuple(inputs),
-            prediction_length=self.ask.prediction_length or 1,
+            prediction_length=steps,
             levels=self._levels,
             freq=self.ask.freq,
             alias=self._alias,
             cross_learning=self._cross_learning,
             timestamps=self.ask.timestamps,
+            tasks=tuple(SeriesTask(group, steps, self._levels) for group in groups),
         )
 
     def _whole(self, name: str, *, most: int | None = None) -> int | None:
