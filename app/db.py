@@ -99,6 +99,11 @@ def migrate(url: str) -> None:
         engine.dispose()
 
 
+def is_local(url: str) -> bool:
+    """Whether the database is a file, which nobody but this service uses."""
+    return url.startswith("sqlite")
+
+
 def _prepare_sqlite(connection: object, _: ConnectionPoolEntry) -> None:
     cursor = connection.cursor()  # type: ignore[attr-defined]  # a DBAPI connection
     cursor.execute("PRAGMA journal_mode=WAL")

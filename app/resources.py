@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from app.batcher import MicroBatcher
 from app.cache import MemoryCache
-from app.db import open_database
+from app.db import is_local, migrate, open_database
 from app.metrics import Metrics, ModelInfo, watch_loop
 from app.predictor import Predictor
 from app.registry import LiveVersion, Registry
@@ -42,6 +42,8 @@ async def open_resources(
     os.environ["HF_HUB_OFFLINE"] = "1"  # no library of the process asks the network for a model
     async with AsyncExitStack() as stack:
         metrics = Metrics()
+        if is_local(settings.database):  # a server's schema is for its operator to change
+            await asyncio.to_thread(migrate, settings.database)
         database = open_database(settings.database)
         stack.callback(database.dispose)
         registry = Registry(database, metrics)

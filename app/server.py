@@ -82,11 +82,17 @@ def serve(app: Application, settings: Settings, complain: Connection) -> None:
     """Serve an application until told to stop; why it could not start goes to `complain`."""
     logs.configure(settings.log_level)
     _end_with_parent()
+    try:
+        listener = _listener(settings)
+    except OSError as error:
+        where = f"{_bracketed(settings.host)}:{settings.port}"
+        complain.send(f"SHOPCAST_HOST, SHOPCAST_PORT: no listening on {where}: {error.strerror}")
+        return
     server = _Server(app, settings)
     logging.getLogger("uvicorn.error").addFilter(lambda _: app.state.complaint is None)
     try:
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it once all is closed
-            server.run()
+            server.run([listener])
     finally:
         if app.state.complaint is not None:
             complain.send(app.state.complaint)
@@ -143,7 +149,8 @@ class _Server(uvicorn.Server):
         for listener in self.servers:
             for each in listener.sockets:
                 host, port = each.getsockname()[:2]
-                log.info("serving", url=f"http://{_bracketed(host)}:{port}", docs="/docs")
+                url = f"http://{_bracketed(host)}:{port}"
+                log.info("serving", url=url, docs=f"{url}/docs", open_to=_audience(host))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called in the main thread, between any two of its steps."""
@@ -155,6 +162,16 @@ class _Server(uvicorn.Server):
             log.info("stopping", drain_s=self._drain_s)
             leave = partial(super().handle_exit, sig, frame)
             self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_s, leave)
+
+
+def _listener(settings: Settings) -> socket.socket:
+    """The address, taken before the network is loaded; listening begins once it is."""
+    found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
+    family, kind, _, _, address = found[0]
+    listener = socket.socket(family, kind)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(address)
+    return listener
 
 
 def _config(app: Application, settings: Settings) -> uvicorn.Config:
@@ -200,6 +217,11 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _audience(host: str) -> str:
+    """Who may do everything, as long as there is no API key."""
+    return "this machine" if _is_loopback(host) else "everybody who reaches it"
 
 
 def _bracketed(host: str) -> str:

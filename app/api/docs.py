@@ -95,6 +95,7 @@ def _page(title: str, *, root: str) -> HTMLResponse:
         swagger_js_url=f"{root}{ASSETS}/swagger-ui-bundle.js",
         swagger_css_url=f"{root}{ASSETS}/swagger-ui.css",
         swagger_favicon_url=f"{root}{ASSETS}/favicon.png",
+        swagger_ui_parameters={"validatorUrl": None},  # it would ask another host
     )
     inline = re.findall(rb"<script>(.*?)</script>", bytes(page.body), re.DOTALL)
     hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in inline)

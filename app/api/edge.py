@@ -100,7 +100,7 @@ class Edge:
     def _check_host(self, raw: bytes | None) -> None:
         if raw is None:
             raise MalformedError("the request has no Host header")
-        if raw not in self._hosts.exact and not self._hosts.admits(raw.decode("latin-1")):
+        if not self._hosts.admits(raw.decode("latin-1")):
             raise UnknownHostError(
                 f"{raw[:100].decode('latin-1')!r} is not served here; the operator lists host "
                 "names in SHOPCAST_ALLOWED_HOSTS"
@@ -115,14 +115,13 @@ class Edge:
 
 
 class _Hosts:
-    """The names that the service answers for. exact: header values seen to be good."""
+    """The names that the service answers for."""
 
     def __init__(self, names: set[str], *, addresses: bool) -> None:
         self._any = "*" in names
         self._names = {name for name in names if not name.startswith("*.")}
         self._suffixes = tuple(name[1:] for name in names if name.startswith("*."))
         self._addresses = addresses
-        self.exact = {name.encode() for name in self._names}
 
     def admits(self, host: str) -> bool:
         """Whether a Host header names one of them, with any port."""

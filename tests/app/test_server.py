@@ -148,5 +148,5 @@ def test_a_port_that_is_taken_is_told(tiny_checkpoint: Path, tmp_path: Path) -> 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         started = launch(tiny_checkpoint, tmp_path, SHOPCAST_PORT=str(port))
-        assert started.wait(PATIENCE_S) == 3
-    assert "address already in use" in (tmp_path / "log").read_text()
+        assert started.wait(PATIENCE_S) != 0
+    assert f"127.0.0.1:{port}: Address already in use" in (tmp_path / "log").read_text()

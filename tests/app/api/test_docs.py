@@ -31,6 +31,7 @@ def test_the_page_loads_from_this_host_alone(service: httpx.Client) -> None:
         assert service.get(address).status_code == 200, address
     assert "http://" not in page.text
     assert "https://" not in page.text
+    assert '"validatorUrl": null' in page.text
     policy = page.headers["Content-Security-Policy"]
     assert "'unsafe-inline'" not in policy.split("script-src")[1].split(";")[0]
     assert "'sha256-" in policy

@@ -143,6 +143,14 @@ def test_a_known_series_comes_from_the_cache_and_another_does_not(ask: Ask) -> N
     assert both.json()["predictions"][1] == first.json()["predictions"][0]
 
 
+def test_a_body_that_comes_again_is_answered_the_same(service: httpx.Client) -> None:
+    body = b'{"inputs": [{"item_id": "again", "target": [8, 1, 2, 8, 1, 2]}]}'
+    post = {"content": body, "headers": {"Content-Type": "application/json"}}
+    answers = [service.post("/predict/sales", **post).json() for _ in range(3)]  # type: ignore[arg-type]
+    assert [each["meta"]["cached"] for each in answers] == [[False], [True], [True]]
+    assert answers[0]["predictions"] == answers[1]["predictions"] == answers[2]["predictions"]
+
+
 def test_out_of_stock_periods_count_as_missing(ask: Ask) -> None:
     flags = [number == 3 for number in range(14)]
     told = only(ask({"target": WEEKS, "out_of_stock": flags}, prediction_length=2))
