@@ -28,8 +28,8 @@ from workload import HORIZON, POINTS, Offline, Workload, difference, requests, t
 from models.checkpoint import save_random
 
 CONCURRENCY = 16
-SERIES = 64  # a round
-ROUNDS = 5
+SERIES = 32  # a round
+ROUNDS = 4
 SEED = 2026
 TOLERANCE = 1e-4  # of a history's deviation
 

@@ -356,7 +356,7 @@ def main() -> None:
                 MEASUREMENTS[letter](bench)
             print(table(bench.figures), flush=True)
     path = save(
-        "serving-quick" if given.quick else "serving",
+        "-".join(["serving", *["quick"] * given.quick, *given.only.split(",")]),
         bench.figures,
         seed=SEED,
         checkpoint=_describe(bench),
