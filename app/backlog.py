@@ -139,7 +139,10 @@ class Backlog:
         with self._changed:
             while not self._stopped:
                 if self.tasks:
-                    return self._next(most_rows, most_points)
+                    batch = self._next(most_rows, most_points)
+                    if self.tasks:  # there is more, for another thread that waits
+                        self._changed.notify()
+                    return batch
                 self._changed.wait()
             return None
 

@@ -49,6 +49,7 @@ class MicroBatcher:
         settings: Settings,
         metrics: Metrics,
         *,
+        threads: int = 1,
         stuck_s: float = STUCK_S,
         restart_s: float = RESTART_S,
         on_stuck: Callable[[], None] | None = None,
@@ -58,7 +59,7 @@ class MicroBatcher:
         device is broken; a thread cannot be killed, so it should end the process.
         """
         self._settings, self._metrics = settings, metrics
-        self._stuck_s, self._restart_s = stuck_s, restart_s
+        self._threads, self._stuck_s, self._restart_s = threads, stuck_s, restart_s
         self._on_stuck = on_stuck
         self._backlog = Backlog()
         self._calls: set[_Call] = set()
@@ -264,6 +265,7 @@ class MicroBatcher:
             self._backlog,
             self._settings,
             self._metrics,
+            threads=self._threads,
             patience_s=self._stuck_s,
             report=partial(self._call_in, self._settle),
             died=partial(self._call_in, self._bury),

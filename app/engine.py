@@ -1,4 +1,4 @@
-"""The thread that runs batches: one at a time, whatever the network throws at it.
+"""The threads that run batches: one each at a time, whatever the network throws at them.
 
 Invariant: every item that somebody waits for is reported once, with its own result or its own
 failure, unless the thread dies, hangs or finds the device broken; then `died`, `overdue` or
@@ -97,46 +97,56 @@ class Rates:
 
 
 class Engine:
-    """One thread that takes batches from the backlog, and says what became of them."""
+    """Threads that take batches from the backlog, and say what became of them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - three of them are callbacks
         self,
         backlog: Backlog,
         settings: Settings,
         metrics: Metrics,
         *,
+        threads: int,
         patience_s: float,
         report: Callable[[Outcome], None],
         died: Callable[[], None],
         broken: Callable[[], None],
     ) -> None:
-        """The callbacks are called in the thread. patience_s: least time a batch is given."""
+        """The callbacks are called in the threads. threads: batches that run at the same time.
+        patience_s: least time a batch is given.
+        """
         self._backlog, self._metrics = backlog, metrics
         self._budget = Budget(settings.batch_rows, settings.batch_points)
         self._rates = Rates()
         self._patience_s = patience_s
         self._report, self._died, self._broken = report, died, broken
         self._proof: Item | None = None  # what was answered last
-        self._due_s: float | None = None  # when the running batch should have ended
-        self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
+        self._due_s: dict[int, float] = {}  # by thread: when its batch should have ended
+        self._failed = False
+        self._threads = [
+            threading.Thread(target=self._live, name=f"engine-{number}", daemon=True)
+            for number in range(threads)
+        ]
         metrics.engine_budget.set_function(lambda: self._budget.ratio)
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the thread to end; the backlog has to be stopped."""
-        self._thread.join(timeout_s)
+        """Wait for the threads to end; the backlog has to be stopped."""
+        ends_s = time.perf_counter() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, ends_s - time.perf_counter()))
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return all(thread.is_alive() for thread in self._threads)
 
     @property
     def overdue(self) -> bool:
-        """Whether the running batch hangs."""
-        due_s = self._due_s
-        return due_s is not None and time.perf_counter() > due_s
+        """Whether a running batch hangs."""
+        now_s = time.perf_counter()
+        return any(now_s > due_s for due_s in list(self._due_s.values()))
 
     def expect_s(self, lane: Lane, points: int) -> float:
         """How long so many points of a lane take; 0 as long as nothing is known."""
@@ -144,12 +154,13 @@ class Engine:
 
     def _live(self) -> None:
         try:
-            while batch := self._take():
+            while not self._failed and (batch := self._take()):
                 self._run(batch)
         except _BrokenError:
             log.critical("the network fails on what it has answered before", exc_info=True)
             self._broken()
         except BaseException:  # a thread that dies unseen leaves its callers waiting
+            self._failed = True  # the others end with their batch, and a new engine comes
             log.critical("the engine died", exc_info=True)
             self._died()
 
@@ -212,11 +223,12 @@ class Engine:
     def _predict(self, items: Sequence[Item], *, points: int) -> Sequence[object]:
         """One call of the network, under watch."""
         expected_s = self._rates.expect_s(items[0].lane, points)
-        self._due_s = time.perf_counter() + max(self._patience_s, OVERDUE_FACTOR * expected_s)
+        allowed_s = max(self._patience_s, OVERDUE_FACTOR * expected_s)
+        self._due_s[threading.get_ident()] = time.perf_counter() + allowed_s
         try:
             results = items[0].network.predict([item.task for item in items])
         finally:
-            self._due_s = None
+            self._due_s.pop(threading.get_ident(), None)
         if len(results) != len(items):
             raise ValueError(f"the network gave {len(results)} results for {len(items)} tasks")
         return results

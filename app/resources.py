@@ -49,11 +49,13 @@ async def open_resources(
         registry = Registry(database, metrics)
         live = await asyncio.to_thread(registry.load_sales, settings)
         metrics.set_model(_info(live), load_seconds=live.load_s)
-        if live.description.device != "cpu":
+        on_cpu = live.description.device == "cpu"
+        if not on_cpu:
             metrics.watch_gpu_memory(live.network.gpu_memory_bytes)
         cache = MemoryCache(settings.cache_bytes, settings.cache_ttl_s, metrics=metrics)
         stack.push_async_callback(cache.close)
-        batcher = MicroBatcher(settings, metrics, on_stuck=on_stuck)
+        batches = settings.concurrent_batches or (settings.cores if on_cpu else 1)
+        batcher = MicroBatcher(settings, metrics, threads=batches, on_stuck=on_stuck)
         await batcher.start()
         stack.push_async_callback(batcher.close, settings.grace_s)
         stack.push_async_callback(_cancel, asyncio.create_task(watch_loop(metrics)))

@@ -60,6 +60,11 @@ class Settings(BaseSettings):
         "auto does what the checkpoint was trained for.",
     )
 
+    concurrent_batches: PositiveInt | None = Field(
+        default=None,
+        description="Batches computed at the same time; the default is one on a GPU, and one for "
+        "each of `threads` on a CPU.",
+    )
     batch_rows: PositiveInt = Field(64, description="Most rows (series and covariates) a batch.")
     batch_points: PositiveInt = Field(
         64 * 1024, description="Most rows times padded length a batch."

@@ -113,7 +113,7 @@ class Network(Protocol, Generic[TaskT_contra, ResultT_co]):
         """What the task costs."""
 
     def predict(self, tasks: Sequence[TaskT_contra]) -> Sequence[ResultT_co]:
-        """Answer tasks of one lane as one batch; blocking, called from one thread at a time.
+        """Answer tasks of one lane as one batch; blocking, at times from several threads.
 
         Raises OutOfMemoryError if the batch does not fit, and ModelError for a task that cannot
         be answered.

@@ -6,7 +6,9 @@ its quantiles never cross, and none of its intervals has vanished for want of hi
 
 import hashlib
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -84,7 +86,8 @@ class SeriesNetwork:
         stored = bool(checkpoint.options.get("seasonal_adjustment", False))
         self._adjusts = stored if seasonal_adjustment is None else seasonal_adjustment
         self._paths = _paths(self._levels)
-        self._threads = torch.get_num_threads()
+        self._threads, self._running = torch.get_num_threads(), 0
+        self._lock = threading.Lock()
         self._name = checkpoint.name
         self._parameters = sum(weight.numel() for weight in checkpoint.model.parameters())
         setup = f"{ENGINE}:{checkpoint.digest}:{self._dtype}:{self._device.type}:{self._adjusts}"
@@ -158,7 +161,8 @@ class SeriesNetwork:
             raise ModelError("tasks of different lanes in one batch")
         rows = rows_of(tasks, context_length=self._context, horizon=patches * self._patch)
         try:
-            quantiles = self._quantiles(rows, patches)
+            with self._counted():
+                quantiles = self._quantiles(rows, patches)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()  # a smaller batch needs what this one broke into pieces
             raise OutOfMemoryError(str(error)) from error
@@ -173,6 +177,21 @@ class SeriesNetwork:
             self.predict([task, replace(task, prediction_length=1)])
         except (ModelError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"the warm-up forecast failed: {error}") from error
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count a batch as running."""
+        with self._lock:
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running -= 1
+
+    def _share(self) -> int:
+        """Threads for a batch: all if it runs alone; batches side by side beat threads within."""
+        return max(1, self._threads // max(1, self._running))
 
     def _quantiles(self, rows: Rows, patches: int) -> FloatArray:
         """(target rows, levels, patches * patch): monotone, wide enough, the season put back."""
@@ -242,7 +261,7 @@ class SeriesNetwork:
         context[: len(past), context.shape[1] - past.shape[1] :] = scale.apply(past)
         ahead[: len(past)] = scale.apply(future)
         products = n_rows * (time + 1 + patches) * self._parameters
-        torch.set_num_threads(self._threads if products >= PARALLEL_PRODUCTS else 1)
+        torch.set_num_threads(self._share() if products >= PARALLEL_PRODUCTS else 1)
         answer = self._forward(
             self._to_device(context),
             self._to_device(ahead),

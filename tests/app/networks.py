@@ -40,7 +40,11 @@ class Echo:
     batches: list[list[Word]] = field(default_factory=list)
     doors: dict[int, threading.Event] = field(default_factory=dict)
     entered: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
-    busy: threading.Lock = field(default_factory=threading.Lock)
+    threads: int = 1  # that may call at the same time
+    busy: threading.Semaphore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.busy = threading.Semaphore(self.threads)
 
     def lane(self, task: Word) -> int:
         return task.lane
@@ -49,7 +53,7 @@ class Echo:
         return Work(rows=task.rows, length=task.length)
 
     def predict(self, tasks: Sequence[Word]) -> list[int]:
-        assert self.busy.acquire(blocking=False), "called from two threads at a time"
+        assert self.busy.acquire(blocking=False), "called from too many threads at a time"
         try:
             return self._predict(tasks)
         finally:
@@ -98,13 +102,18 @@ class Echo:
 async def running(
     metrics: Metrics | None = None,
     *,
+    threads: int = 1,
     stuck_s: float = 30.0,
     restart_s: float = 0.0,
     **settings: Any,
 ) -> AsyncIterator[MicroBatcher]:
     """A batcher at work."""
     batcher = MicroBatcher(
-        Settings(**settings), metrics or Metrics(), stuck_s=stuck_s, restart_s=restart_s
+        Settings(**settings),
+        metrics or Metrics(),
+        threads=threads,
+        stuck_s=stuck_s,
+        restart_s=restart_s,
     )
     await batcher.start()
     try:

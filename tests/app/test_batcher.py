@@ -58,6 +58,36 @@ async def test_a_busy_engine_gathers_company() -> None:
     assert network.values == [[-1], list(range(10))]
 
 
+async def test_batches_run_side_by_side_and_no_more_than_asked_for() -> None:
+    network = Echo(threads=2)
+    async with running(threads=2, batch_rows=1) as batcher:
+        for value in (1, 2):
+            network.shut(value)
+        call = batcher.submit(network, words(1, 2, 3))
+        for _ in range(2):
+            await network.begun()
+        assert sorted(network.values) == [[1], [2]]
+        network.open(2)
+        await network.begun()  # the third runs while the first still does
+        network.open(1)
+        assert (await call).results == [1, 2, 3]
+
+
+async def test_when_one_thread_dies_the_others_end_and_a_new_engine_answers() -> None:
+    network = Echo(threads=2, deadly={3})
+    async with running(threads=2, batch_rows=1) as batcher:
+        held = await network.occupy(batcher)
+        with pytest.raises(UnavailableError):
+            await batcher.submit(network, words(3))
+        network.open()
+        with pytest.raises(UnavailableError):
+            await held
+        async with asyncio.timeout(PATIENCE_S):
+            while not batcher.healthy:  # noqa: ASYNC110 - nothing tells of it but the property
+                await asyncio.sleep(0.02)
+        assert (await batcher.submit(network, words(*range(4, 40)))).results == [*range(4, 40)]
+
+
 async def test_work_is_counted_in_rows_times_padded_length() -> None:
     network = Echo()
     tasks = [Word(i, length=50 + i % 3, rows=1 + i % 4) for i in range(60)]
