@@ -75,7 +75,7 @@ class PredictSales:
         exchange.route = self._path
         deadline_s = deadline_of(exchange)
         body = await body_of(exchange, receive)
-        question = self._understood.get(body) or await self._read(body, exchange)
+        question = self._remembered(body) or await self._read(body, exchange)
         validated_s = time.perf_counter()
         prediction = await _predict(question, exchange, receive, left_s=deadline_s - validated_s)
         predicted_s = time.perf_counter()
@@ -86,6 +86,12 @@ class PredictSales:
             serialize_s=time.perf_counter() - predicted_s,
         )
         await exchange.answer(answer)
+
+    def _remembered(self, body: bytes) -> SalesQuestion | None:
+        question = self._understood.get(body)
+        if question is not None:
+            self._understood.move_to_end(body)
+        return question
 
     async def _read(self, body: bytes, exchange: Exchange) -> SalesQuestion:
         """Read a body; what is asked again and again is understood once."""
