@@ -17,7 +17,7 @@ from app.metrics import Metrics
 from models.base import FloatArray, SeriesForecast, SeriesResult
 
 ENTRY_BYTES = 256  # what an entry costs beside its key and value
-FORMAT = 1
+FORMAT = 2
 _COUNT = struct.Struct("<BI")  # format, number of forecasts
 _SHAPE = struct.Struct("<III")  # targets, levels, steps
 
@@ -102,17 +102,17 @@ class MemoryCache:
 
 
 def encode(result: SeriesResult) -> bytes:
-    """A result as bytes: little-endian float32 behind a header of shapes."""
+    """A result as bytes: little-endian float64 behind a header of shapes."""
     parts = [_COUNT.pack(FORMAT, len(result))]
     for forecast in result:
         parts.append(_SHAPE.pack(*forecast.quantiles.shape))
-        parts.append(forecast.quantiles.astype("<f4").tobytes())
-        parts.append(forecast.mean.astype("<f4").tobytes())
+        parts.append(forecast.quantiles.astype("<f8").tobytes())
+        parts.append(forecast.mean.astype("<f8").tobytes())
     return b"".join(parts)
 
 
 def decode(value: bytes) -> SeriesResult:
-    """The result that was encoded, rounded to float32. Raises ValueError if it is damaged."""
+    """The result that was encoded. Raises ValueError if it is damaged."""
     try:
         version, count = _COUNT.unpack_from(value)
         if version != FORMAT:
@@ -134,13 +134,13 @@ def _decode_forecast(value: bytes, start: int) -> tuple[SeriesForecast, int]:
     numbers = targets * (levels + 1) * steps
     start += _SHAPE.size
     # one copy for both arrays; the quantiles come first
-    flat: FloatArray = np.frombuffer(value, "<f4", numbers, start).astype(np.float64)
+    flat: FloatArray = np.frombuffer(value, "<f8", numbers, start).copy()
     middle = targets * levels * steps
     forecast = SeriesForecast(
         quantiles=flat[:middle].reshape(targets, levels, steps),
         mean=flat[middle:].reshape(targets, steps),
     )
-    return forecast, start + 4 * numbers
+    return forecast, start + 8 * numbers
 
 
 def _size(key: bytes, value: bytes) -> int:

@@ -62,7 +62,7 @@ class Registry(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """The results in the order of the tasks, each as a float32 can hold it.
+    """The results in the order of the tasks.
 
     queue_s, compute_s: of the task that was done last.
     """

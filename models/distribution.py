@@ -32,10 +32,10 @@ def at_levels(quantiles: FloatArray, known: Sequence[float], wanted: Sequence[fl
     low_scale, high_scale = _tail_scales(quantiles, levels)
     for column, level in enumerate(wanted):
         if level < levels[0]:
-            answer[:, column] = quantiles[:, 0] - low_scale * np.log(levels[0] / level)
+            answer[:, column] = quantiles[:, 0] - low_scale * (np.log(levels[0]) - np.log(level))
         elif level > levels[-1]:
-            ratio = (1 - levels[-1]) / (1 - level)
-            answer[:, column] = quantiles[:, -1] + high_scale * np.log(ratio)
+            beyond = np.log1p(-levels[-1]) - np.log1p(-level)
+            answer[:, column] = quantiles[:, -1] + high_scale * beyond
         else:
             answer[:, column] = _between(quantiles, levels, level)
     return answer

@@ -87,14 +87,16 @@ def row_count(series: Series) -> int:
 def scale_of(values: FloatArray, *, arcsinh: bool) -> Scale:
     """Mean and deviation of each row's observed values: (rows, time) → Scale.
 
-    A row without observations has mean 0 and deviation 1, a constant one CONSTANT_SCALE.
+    A row without observations has mean 0 and deviation 1; a constant one CONSTANT_SCALE, times its
+    level where that is smaller than 1.
     """
     seen = ~np.isnan(values)
     count = np.maximum(seen.sum(axis=1, keepdims=True), 1)
     loc = np.where(seen, values, 0.0).sum(axis=1, keepdims=True) / count
     scale = np.sqrt(np.square(np.where(seen, values - loc, 0.0)).sum(axis=1, keepdims=True) / count)
     constant = scale <= CONSTANT_RATIO * np.abs(loc)
-    scale = np.where(constant, CONSTANT_SCALE, scale)
+    level = np.where(loc == 0, 1.0, np.minimum(1.0, np.abs(loc)))
+    scale = np.where(constant, CONSTANT_SCALE * level, scale)
     return Scale(loc, np.where(seen.any(axis=1, keepdims=True), scale, 1.0), arcsinh)
 
 

@@ -36,7 +36,7 @@ from models.features import Rows, least_deviation, row_count, rows_of, scale_of
 from models.forward import Forward, Groups
 from models.seasonal import adjust
 
-ENGINE = 1  # raise it when the same weights begin to answer differently
+ENGINE = 2  # raise it when the same weights begin to answer differently
 PATH_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # followed beyond one horizon
 LARGEST = float(np.finfo(np.float32).max)
 #: Products a pass needs before a second thread gains more than it costs to wake it at each layer:
@@ -196,14 +196,17 @@ class SeriesNetwork:
     def _quantiles(self, rows: Rows, patches: int) -> FloatArray:
         """(target rows, levels, patches * patch): monotone, wide enough, the season put back."""
         history = rows.past[rows.target]
+        deviations = least_deviation(history)
         if self._adjusts:
             seasons = [s for s, wanted in zip(rows.seasons, rows.target, strict=True) if wanted]
             adjustment = adjust(history, seasons)
             rows.past[rows.target] = adjustment.adjusted
+            # a season that explains everything leaves a constant
+            deviations = np.maximum(deviations, least_deviation(adjustment.adjusted))
         raw = self._unroll(rows.past, rows.future, rows.group, patches)[rows.target]
         _verify_finite(raw)
-        sane = distribution.monotone(raw)
-        wide = distribution.widen(sane, self._levels, least_deviation(history))
+        sane = distribution.monotone(_bounded(raw))
+        wide = distribution.widen(sane, self._levels, deviations)
         return adjustment.restore(wide) if self._adjusts else wide
 
     def _unroll(
@@ -291,12 +294,10 @@ def _results(
     floors: NDArray[np.bool_],
 ) -> list[SeriesResult]:
     """Cut the rows of a batch into the answers of its tasks. floors: True where cut at zero."""
-    means = distribution.mean(quantiles, known, floors=np.where(floors, 0.0, -np.inf))
-    _verify_finite(means)
+    means = _bounded(distribution.mean(quantiles, known, floors=np.where(floors, 0.0, -np.inf)))
     by_levels = {}
     for levels in {task.quantile_levels for task in tasks}:
-        answer = distribution.at_levels(quantiles, known, levels)
-        _verify_finite(answer)
+        answer = _bounded(distribution.at_levels(quantiles, known, levels))
         by_levels[levels] = np.where(floors[:, None, None], np.maximum(answer, 0.0), answer)
     results, first = [], 0
     for task in tasks:
@@ -311,9 +312,13 @@ def _results(
 
 
 def _verify_finite(values: FloatArray) -> None:
-    # written so that NaN fails as well
-    if not np.abs(values).max(initial=0.0) <= LARGEST:
+    if not np.isfinite(values).all():
         raise NotFiniteError("the network's answer is not a finite number")
+
+
+def _bounded(values: FloatArray) -> FloatArray:
+    """Within the range of float32, which histories are held to as well."""
+    return np.clip(values, -LARGEST, LARGEST)
 
 
 def _groups(group: NDArray[np.int64], n_rows: int, device: torch.device) -> Groups | None:

@@ -43,6 +43,7 @@ PARAMETERS = frozenset(
 )
 Times = tuple[str, ...]
 NUMPY = orjson.OPT_SERIALIZE_NUMPY
+FLAT_LEVEL = 1000  # so many times its interval a forecast may lie from zero to fit a float32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -311,16 +312,21 @@ def _prediction(
         answer["start"] = future_start(asked.start, question.freq, asked.history)
         if question.timestamps:
             answer["timestamps"] = _timestamps(asked, question)
-    # float32 is what the network computes in, and is written with as many digits as it has
-    mean = forecast.mean.astype(np.float32)
-    quantiles = forecast.quantiles.astype(np.float32)
+    precision = _precision(forecast)
+    mean, quantiles = forecast.mean.astype(precision), forecast.quantiles.astype(precision)
     answer["mean"] = mean if asked.nested else mean[0]
     for number, key in enumerate(keys):
         answer[key] = _nested(quantiles[:, number]) if asked.nested else quantiles[0, number]
     return answer
 
 
-def _nested(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _precision(forecast: SeriesForecast) -> type[np.floating[Any]]:
+    """float32, which is written in few digits, unless its steps would show beside the interval."""
+    level, width = np.abs(forecast.quantiles).max(), np.ptp(forecast.quantiles)
+    return np.float32 if level < FLAT_LEVEL * width else np.float64
+
+
+def _nested(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     """Contiguous, as the serialiser needs it: (targets, steps)."""
     return np.ascontiguousarray(values)
 

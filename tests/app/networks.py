@@ -144,9 +144,7 @@ class LastValue:
 
     def predict(self, tasks: Sequence[SeriesTask]) -> list[SeriesResult]:
         values = self.echo.predict([Word(int(task.series[0].target[0, -1])) for task in tasks])
-        return [
-            _constant(task, value / 3) for task, value in zip(tasks, values, strict=True)
-        ]  # a third is not a float32
+        return [_constant(task, value / 3) for task, value in zip(tasks, values, strict=True)]
 
 
 def _constant(task: SeriesTask, value: float) -> SeriesResult:

@@ -108,14 +108,14 @@ async def test_the_size_is_right_whatever_happens(
         (forecast(1, 0, 5),),
     ],
 )
-def test_a_result_comes_back_as_float32_holds_it(result: SeriesResult) -> None:
+def test_a_result_comes_back_bit_for_bit(result: SeriesResult) -> None:
     value = encode(result)
     found = decode(value)
     assert len(found) == len(result)
     for one, other in zip(found, result, strict=True):
         for mine, theirs in ((one.quantiles, other.quantiles), (one.mean, other.mean)):
             assert mine.dtype == np.float64
-            np.testing.assert_array_equal(mine, theirs.astype(np.float32))
+            np.testing.assert_array_equal(mine, theirs)
     assert encode(found) == value
 
 

@@ -80,7 +80,7 @@ def answers(prediction: Prediction) -> list[float]:
 
 
 def thirds(values: Sequence[int]) -> list[float]:
-    return [float(np.float32(value / 3)) for value in values]
+    return [value / 3 for value in values]
 
 
 def same_bits(one: Prediction, other: Prediction) -> bool:

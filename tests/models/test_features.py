@@ -58,7 +58,15 @@ def test_scaling_does_not_depend_on_the_unit(factor: float) -> None:
 
 def test_rounding_is_not_taken_for_variation() -> None:
     scale = scale_of(np.full((1, 77), 0.1), arcsinh=True)
-    assert scale.scale[0, 0] == 1e-5
+    assert scale.scale[0, 0] == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize(("level", "expected"), [(0.0, 1e-5), (5e-9, 5e-14), (1e9, 1e-5)])
+def test_a_constant_is_scaled_by_its_level_where_that_is_small(
+    level: float, expected: float
+) -> None:
+    scale = scale_of(np.full((1, 60), level), arcsinh=True)
+    assert scale.scale[0, 0] == pytest.approx(expected)
 
 
 def test_least_deviation_is_for_histories_that_say_little() -> None:
