@@ -77,7 +77,9 @@ def load_series(directory: Path, *, base: Path | None = None) -> SeriesCheckpoin
     model = _build(config)
     _fill(model, _read_tensors(files))
     digest = _digest([directory / CONFIG, *files])
-    return SeriesCheckpoint(directory.name, model.eval(), digest, dict(raw.get("shopcast") or {}))
+    said = raw.get("shopcast")
+    options = said if isinstance(said, dict) else {}
+    return SeriesCheckpoint(directory.name, model.eval(), digest, options)
 
 
 def save_random(directory: Path, configuration: str, *, seed: int = 0) -> Path:
@@ -185,30 +187,52 @@ def _read_config(directory: Path) -> tuple[Chronos2CoreConfig, dict[str, Any]]:
         raise CheckpointError(f"{CONFIG}: {error}") from error
 
 
-def _verify_forecasting(config: dict[str, Any]) -> None:
-    needed = ("context_length", "input_patch_size", "input_patch_stride", "output_patch_size")
-    missing = [key for key in (*needed, "quantiles") if key not in config]
-    if missing:
-        raise CheckpointError(f"chronos_config lacks {', '.join(missing)}")
-    patch, stride, output = (config[key] for key in needed[1:])
+def _verify_forecasting(config: object) -> None:
+    if not isinstance(config, dict):
+        raise CheckpointError("chronos_config is not an object")
+    sizes = ("input_patch_size", "input_patch_stride", "output_patch_size")
+    for key in ("context_length", *sizes):
+        _verify_whole(key, config.get(key))
+    _verify_whole("max_output_patches", config.get("max_output_patches", 1))
+    patch, stride, output = (config[key] for key in sizes)
     if not patch == stride == output:
         raise CheckpointError(f"patch sizes differ: input {patch}, stride {stride}, out {output}")
+    if config["context_length"] % patch:
+        raise CheckpointError("chronos_config.context_length must be a multiple of the patch size")
     if not config.get("use_reg_token"):
         raise CheckpointError("use_reg_token must be true")
-    levels = config["quantiles"]
-    ascending = all(low < high for low, high in pairwise(levels))
-    if not ascending or len(levels) < 3 or levels[0] <= 0 or levels[-1] >= 1 or 0.5 not in levels:
-        raise CheckpointError("quantiles must ascend within (0, 1) and hold 0.5")
+    _verify_levels(config.get("quantiles"))
+
+
+def _verify_whole(key: str, value: object) -> None:
+    if type(value) is not int or value < 1:
+        raise CheckpointError(f"chronos_config.{key} must be a whole number from 1 on")
+
+
+def _verify_levels(levels: object) -> None:
+    numbers = levels if isinstance(levels, list) else []
+    if len(numbers) < 3 or not all(type(level) is float for level in numbers):
+        raise CheckpointError("chronos_config.quantiles must be a list of at least three levels")
+    ascending = all(low < high for low, high in pairwise(numbers))
+    if not ascending or numbers[0] <= 0 or numbers[-1] >= 1 or 0.5 not in numbers:
+        raise CheckpointError("chronos_config.quantiles must ascend within (0, 1) and hold 0.5")
 
 
 def _weight_files(directory: Path) -> list[Path]:
     if (directory / WEIGHTS).exists():
         return [directory / WEIGHTS]
     if (directory / WEIGHTS_INDEX).exists():
-        index = json.loads((directory / WEIGHTS_INDEX).read_text())
-        names = sorted(set(index["weight_map"].values()))
-        return [directory / Path(name).name for name in names]
+        return [directory / name for name in _shards(directory / WEIGHTS_INDEX)]
     raise CheckpointError(f"checkpoint has no {WEIGHTS}; only safetensors are loaded")
+
+
+def _shards(index: Path) -> list[str]:
+    """Names of the weight files that an index lists, stripped of any directory."""
+    try:
+        listed = json.loads(index.read_text())["weight_map"].values()
+        return sorted({Path(name).name for name in listed})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index.name} is not an index of weights") from error
 
 
 def _build(config: Chronos2CoreConfig) -> Chronos2Model:

@@ -52,6 +52,11 @@ def test_equal_seeds_make_equal_checkpoints(tmp_path: Path) -> None:
         (lambda c: c["chronos_config"].update(output_patch_size=8), "patch sizes differ"),
         (lambda c: c["chronos_config"].update(quantiles=[0.9, 0.5, 0.1]), "quantiles"),
         (lambda c: c["chronos_config"].pop("context_length"), "context_length"),
+        (lambda c: c["chronos_config"].update(context_length=1000), "multiple of the patch"),
+        (lambda c: c["chronos_config"].update(max_output_patches="4"), "max_output_patches"),
+        (lambda c: c["chronos_config"].update(quantiles="abc"), "quantiles"),
+        (lambda c: c["chronos_config"].update(quantiles=[0.1, "a", 0.9]), "quantiles"),
+        (lambda c: c.update(chronos_config=None), "not an object"),
         (lambda c: c.update(d_model=64), "shape"),
         (lambda c: c.update(num_layers=3), "lack"),
         (lambda c: c.update(num_layers=1), "unknown tensors"),
@@ -85,6 +90,37 @@ def test_a_truncated_file_is_refused(copy: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
         SeriesNetwork.load(copy)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "{}", "[]", '{"weight_map": [1]}', '{"weight_map": {"a": 1}}']
+)
+def test_a_broken_index_of_weights_is_refused(copy: Path, text: str) -> None:
+    (copy / "model.safetensors").rename(copy / "model-00001-of-00001.safetensors")
+    (copy / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(CheckpointError, match="index"):
+        SeriesNetwork.load(copy)
+
+
+def test_weights_in_several_files_are_read(copy: Path, tiny_checkpoint: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    names = sorted(weights)
+    index: dict[str, str] = {}
+    for number, part in enumerate((names[:20], names[20:]), start=1):
+        file = f"model-0000{number}-of-00002.safetensors"
+        save_file({name: weights[name] for name in part}, copy / file)
+        index |= dict.fromkeys(part, file)
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    whole, parts = (
+        load_series(directory).model.state_dict() for directory in (tiny_checkpoint, copy)
+    )
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_options_of_another_kind_are_none(copy: Path) -> None:
+    edit_config(copy, lambda c: c.update(shopcast=[1]))
+    assert load_series(copy).options == {}
 
 
 def test_pickled_weights_are_never_read(copy: Path) -> None:
