@@ -17,6 +17,7 @@ from chronos.chronos2.layers import MHA, MLP, Chronos2LayerNorm, ResidualBlock
 from chronos.chronos2.model import Chronos2Model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch.nn import Embedding
 
 from models.base import CheckpointError
 
@@ -122,27 +123,31 @@ def new_series_model(config: Chronos2CoreConfig, *, seed: int) -> Chronos2Model:
 
 @torch.no_grad()
 def initialise(model: Chronos2Model) -> None:
-    """Draw all weights anew, scaled by fan-in.
+    """Draw all weights anew with unit gain throughout.
 
-    The library's own rule does not take effect under transformers 5: every linear layer gets the
-    same deviation and norm weights are drawn around zero.
+    The library's own rule does not take effect on small configurations under transformers 5: every
+    linear layer gets the same deviation, and norm weights are drawn around zero. Attention is
+    unscaled, so queries carry its 1/√d_kv; what is added to the residual stream is made smaller
+    with depth.
     """
-    model.shared.weight.normal_(std=1.0)
+    added = (3 * model.config.num_layers) ** -0.5
     for module in model.modules():
         if isinstance(module, Chronos2LayerNorm):
             module.weight.fill_(1.0)
         elif isinstance(module, MHA):
-            # attention scores are not divided by sqrt(d_kv), so the query carries it
             module.q.weight.normal_(std=(module.d_model * module.kv_proj_dim) ** -0.5)
-            for linear in (module.k, module.v, module.o):
-                linear.weight.normal_(std=linear.in_features**-0.5)
+            module.k.weight.normal_(std=module.d_model**-0.5)
+            module.v.weight.normal_(std=module.d_model**-0.5)
+            module.o.weight.normal_(std=added * module.inner_dim**-0.5)
         elif isinstance(module, MLP):
-            module.wi.weight.normal_(std=module.wi.in_features**-0.5)
-            module.wo.weight.normal_(std=module.wo.in_features**-0.5)
+            module.wi.weight.normal_(std=(2 / module.wi.in_features) ** 0.5)
+            module.wo.weight.normal_(std=added * module.wo.in_features**-0.5)
         elif isinstance(module, ResidualBlock):
-            for linear in (module.hidden_layer, module.output_layer, module.residual_layer):
-                linear.weight.normal_(std=linear.in_features**-0.5)
-                linear.bias.zero_()
+            for layer in (module.hidden_layer, module.output_layer, module.residual_layer):
+                layer.weight.normal_(std=layer.in_features**-0.5)
+                layer.bias.zero_()
+        elif isinstance(module, Embedding):
+            module.weight.normal_(std=1.0)
 
 
 def _load_adapter(directory: Path, base: Path) -> SeriesCheckpoint:

@@ -22,37 +22,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist, median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from chronos.chronos2.config import Chronos2CoreConfig
-from chronos.chronos2.layers import (
-    MHA,
-    MLP,
-    AttentionOutput,
-    Chronos2LayerNorm,
-    GroupSelfAttention,
-    ResidualBlock,
-)
+from chronos.chronos2.layers import AttentionOutput, GroupSelfAttention
 from chronos.chronos2.model import Chronos2Model
 from safetensors.torch import load_file, save_file
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset
 
 from models.base import ModelError
+from models.checkpoint import initialise, series_config
 from models.seasonal import CANDIDATES, adjust
 from models.synth.series import groups, singles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from chronos.chronos2.config import Chronos2CoreConfig
+
     from models.seasonal import Flags, Floats, Seasons
     from models.synth.series import Grouped, Ints
 
 logger = logging.getLogger(__name__)
 
-QUANTILES = (0.01, *(round(0.05 * i, 2) for i in range(1, 20)), 0.99)
 #: Seasons told of a window, with their weights: as shops and the public collections have them.
 TOLD: tuple[tuple[Seasons, float], ...] = (
     ((), 0.12),
@@ -188,65 +182,31 @@ class _GroupAttention(GroupSelfAttention):  # type: ignore[misc]  # chronos has 
 
 def build_network(settings: PretrainSettings) -> Chronos2Model:
     """A Chronos-2 network with weights drawn anew (torch's generator must be seeded)."""
-    model = Chronos2Model(Chronos2CoreConfig(**_config(settings)))
+    model = Chronos2Model(_config(settings))
     for block in model.encoder.block:
         block.layer[1] = _GroupAttention(model.config)
-    with torch.no_grad():
-        for module in model.modules():
-            _initialise(module, depth=settings.layers)
-        _initialise_answer(model)
+    initialise(model)
+    _initialise_answer(model)
     return model
 
 
-def _config(settings: PretrainSettings) -> dict[str, Any]:
-    return {
+def _config(settings: PretrainSettings) -> Chronos2CoreConfig:
+    architecture = {
         "d_model": settings.d_model,
         "d_kv": settings.d_kv,
         "d_ff": settings.d_ff,
         "num_layers": settings.layers,
         "num_heads": settings.heads,
-        "dropout_rate": 0.0,
-        "reg_token_id": 1,
-        "vocab_size": 2,
-        "chronos_config": {
-            "context_length": settings.context_length,
-            "input_patch_size": settings.patch,
-            "input_patch_stride": settings.patch,
-            "output_patch_size": settings.patch,
-            "max_output_patches": settings.max_output_patches,
-            "quantiles": list(QUANTILES),
-            "time_encoding_scale": settings.context_length,
-            "use_arcsinh": True,
-            "use_reg_token": True,
-        },
     }
+    forecasting = {
+        "context_length": settings.context_length,
+        "max_output_patches": settings.max_output_patches,
+        "time_encoding_scale": settings.context_length,
+    }
+    return series_config(architecture, forecasting, patch=settings.patch)
 
 
-def _initialise(module: nn.Module, *, depth: int) -> None:
-    """Unit gain throughout; the library's own rule is not applied to small configurations.
-
-    Attention is unscaled, so queries carry its 1/√d_kv; what is added to the residual stream is
-    made smaller with depth.
-    """
-    added = (3 * depth) ** -0.5
-    if isinstance(module, Chronos2LayerNorm):
-        nn.init.ones_(module.weight)
-    elif isinstance(module, MHA):
-        nn.init.normal_(module.q.weight, std=(module.d_model * module.kv_proj_dim) ** -0.5)
-        nn.init.normal_(module.k.weight, std=module.d_model**-0.5)
-        nn.init.normal_(module.v.weight, std=module.d_model**-0.5)
-        nn.init.normal_(module.o.weight, std=added * module.inner_dim**-0.5)
-    elif isinstance(module, MLP):
-        nn.init.normal_(module.wi.weight, std=(2 / module.wi.in_features) ** 0.5)
-        nn.init.normal_(module.wo.weight, std=added * module.wo.in_features**-0.5)
-    elif isinstance(module, ResidualBlock):
-        for layer in (module.hidden_layer, module.output_layer, module.residual_layer):
-            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
-            nn.init.zeros_(layer.bias)
-    elif isinstance(module, nn.Embedding):
-        nn.init.normal_(module.weight, std=1.0)
-
-
+@torch.no_grad()
 def _initialise_answer(model: Chronos2Model) -> None:
     """Start from the quantiles of the standard normal, whatever the context."""
     head = model.output_patch_embedding
@@ -650,8 +610,6 @@ def export(
     """Write config.json and model.safetensors (bfloat16), as `Chronos2Pipeline` reads them."""
     settings.out.mkdir(parents=True, exist_ok=True)
     config = model.config.to_dict() | {
-        "architectures": ["Chronos2Model"],
-        "chronos_pipeline_class": "Chronos2Pipeline",
         "dtype": "bfloat16",
         "shopcast": {
             "seasonal_adjustment": True,
