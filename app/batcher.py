@@ -17,7 +17,14 @@ from typing import Any, Generic, TypeVar
 
 from app.backlog import Backlog, Item, Lane
 from app.engine import Engine, Outcome
-from app.errors import DeadlineError, PredictionError, ShopcastError, UnavailableError
+from app.errors import (
+    DeadlineError,
+    InvalidInputError,
+    Issue,
+    PredictionError,
+    ShopcastError,
+    UnavailableError,
+)
 from app.metrics import Metrics
 from app.settings import Settings
 from models.base import Network
@@ -116,9 +123,9 @@ class MicroBatcher:
         with DeadlineError then. bulk: gives way to work that is not. Cancelling the future
         takes what nobody else waits for out of the queue.
 
-        Raises UnavailableError (queue_full, engine_down, closing) or DeadlineError at once. The
-        future raises PredictionError if a task cannot be answered, UnavailableError if the
-        engine fails.
+        Raises at once UnavailableError (queue_full, engine_down, closing), DeadlineError, or
+        InvalidInputError if the queue could never hold the tasks. The future raises
+        PredictionError if a task cannot be answered, UnavailableError if the engine fails.
         """
         self._refuse(deadline_s)
         call = _Call(self._loop.create_future(), len(tasks))
@@ -166,10 +173,16 @@ class MicroBatcher:
         return items, list(new.values())
 
     def _admit(self, new: list[Item]) -> None:
-        """Raise if the new items do not fit the queue."""
-        points = sum(item.points for item in new)
+        """Raise if the new items do not fit the queue, now or ever."""
+        points, most = sum(item.points for item in new), self._settings.queue_points
+        if points > most:  # to try again would never help
+            msg = (
+                f"{points:,} points at once, at most {most:,} can wait; "
+                "send fewer inputs or a shorter horizon"
+            )
+            raise InvalidInputError((Issue(("inputs",), msg, "too_many_points"),))
         waiting = self._backlog.points
-        if new and waiting + points > self._settings.queue_points:
+        if new and waiting + points > most:
             engine_s = self._engine.expect_s(new[0].lane, waiting) if self._engine else 0.0
             self._reject("the queue is full", reason="queue_full", retry_after_s=engine_s)
 

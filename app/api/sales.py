@@ -262,21 +262,15 @@ class _Parameters:
 
 
 def _check_group(question: SalesQuestion, limits: Settings, issues: Issues) -> None:
-    """Refuse more at once than the queue could ever hold, or one group attends to."""
+    """Refuse more than one group attends to."""
     series = [each.series for each in question.inputs]
-    rows = [len(each.target) + len(each.covariates) for each in series]
-    place = Place(("inputs",), "inputs")
-    if question.cross_learning and sum(rows) > limits.max_group_rows:
+    rows = sum(len(each.target) + len(each.covariates) for each in series)
+    if question.cross_learning and rows > limits.max_group_rows:
         msg = (
-            f"{sum(rows):,} targets and covariates would inform one another; "
+            f"{rows:,} targets and covariates would inform one another; "
             f"at most {limits.max_group_rows:,} can: send fewer, or leave out cross_learning"
         )
-        issues.add(place, msg, "group_too_large")
-    lengths = [each.target.shape[1] + question.prediction_length for each in series]
-    points = sum(row * length for row, length in zip(rows, lengths, strict=True))
-    if points > limits.queue_points:
-        msg = f"{points:,} points at once, at most {limits.queue_points:,} can wait; split them"
-        issues.add(place, msg, "too_many_points")
+        issues.add(Place(("inputs",), "inputs"), msg, "group_too_large")
     issues.settle()
 
 

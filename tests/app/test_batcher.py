@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.batcher import MicroBatcher
-from app.errors import DeadlineError, PredictionError, UnavailableError
+from app.errors import DeadlineError, InvalidInputError, PredictionError, UnavailableError
 from app.metrics import Metrics
 from app.settings import Settings
 from models.base import Series, SeriesTask
@@ -338,6 +338,21 @@ async def test_a_full_queue_refuses_at_once_before_any_work() -> None:
         await asyncio.gather(first, kept, also)
     assert not {10} & {value for batch in network.values for value in batch}
     assert value_of(metrics, "shopcast_rejects_total", reason="queue_full") == 1
+
+
+async def test_what_the_queue_could_never_hold_is_no_matter_of_trying_again() -> None:
+    network, metrics = Echo(), Metrics()
+    async with running(metrics, queue_points=160) as batcher:
+        with pytest.raises(InvalidInputError) as caught:
+            batcher.submit(network, words(*range(11)))
+        (issue,) = caught.value.issues
+        assert issue.loc == ("inputs",)
+        assert issue.type == "too_many_points"
+        assert issue.msg.startswith("176 points at once, at most 160 can wait; send fewer inputs")
+        assert waiting(metrics) == (0, 0)
+        assert (await batcher.submit(network, words(*range(10)))).results == list(range(10))
+        again = [b"same"] * 11  # what is asked twice waits once
+        assert (await batcher.submit(network, words(*[7] * 11), keys=again)).results == [7] * 11
 
 
 async def test_lanes_never_mix() -> None:

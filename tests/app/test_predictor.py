@@ -13,7 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.cache import Cache, MemoryCache
-from app.errors import DeadlineError, NotFoundError, PredictionError, UnavailableError
+from app.errors import (
+    DeadlineError,
+    InvalidInputError,
+    NotFoundError,
+    PredictionError,
+    UnavailableError,
+)
 from app.metrics import Metrics
 from app.predictor import Prediction, Predictor, key_of
 from models.base import Covariate, Network, Series, SeriesResult, SeriesTask
@@ -262,7 +268,23 @@ async def test_a_full_queue_refuses_and_what_is_known_is_answered() -> None:
     network = LastValue()
     async with road(network, queue_points=8) as way:
         known = await way.predict(1)
+        network.echo.shut(5)
+        runs = asyncio.create_task(way.predict(5))
+        await network.echo.begun()
+        waits = asyncio.create_task(way.predict(6))
+        await asyncio.sleep(0)
         with pytest.raises(UnavailableError):
+            await way.predict(2)
+        assert same_bits(known, await way.predict(1))
+        network.echo.open()
+        await asyncio.gather(runs, waits)
+
+
+async def test_more_than_the_queue_could_hold_is_refused_and_what_is_known_is_answered() -> None:
+    network = LastValue()
+    async with road(network, queue_points=8) as way:
+        known = await way.predict(1)
+        with pytest.raises(InvalidInputError):
             await way.predict(2, 3)
         assert same_bits(known, await way.predict(1))
 

@@ -1,11 +1,15 @@
 """POST /predict/sales: what callers rely on."""
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from app.db import migrate
+from app.main import create_app
+from app.settings import Settings
 from tests.app.api.conftest import Ask
 
 WEEKS = [12, 9, 11, 14, 11, 15, 21, 13, 8, 10, 14, 12, 17, 22]
@@ -254,3 +258,29 @@ def test_timestamps_are_written_like_the_start(
     assert list(prediction) == ["start", "timestamps", "mean", "0.1", "0.5", "0.9"]
     assert prediction["start"] == first
     assert prediction["timestamps"] == [first, second]
+
+
+async def test_what_can_never_wait_is_refused_for_good(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """By what the network counts: a horizon beyond one pass is many paths."""
+    settings = Settings(series_checkpoint=tiny_checkpoint, data_dir=tmp_path, queue_points=1000)
+    migrate(settings.database)
+    app = create_app(settings)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
+    ):
+        short, far = [
+            await client.post(
+                "/predict/sales",
+                json={"inputs": [{"target": WEEKS}], "parameters": {"prediction_length": steps}},
+            )
+            for steps in (64, 96)
+        ]
+    assert short.status_code == 200
+    assert far.status_code == 422
+    (issue,) = far.json()["errors"]
+    assert (issue["loc"], issue["type"]) == (["inputs"], "too_many_points")
+    assert "send fewer inputs or a shorter horizon" in issue["msg"]
