@@ -13,6 +13,7 @@ from app.api.bodies import NotFinite
 from app.errors import InvalidInputError, Issue
 
 MOST = 20
+LONGEST_NAME = 64  # of a name as it is told; a caller may have sent megabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +24,10 @@ class Place:
     words: str
 
     def at(self, *parts: str | int) -> "Place":
-        """A place further in."""
-        words = self.words + "".join(map(_step, parts))
-        return Place((*self.loc, *parts), words.removeprefix("."))
+        """A place further in; long names are cut."""
+        told = [part if isinstance(part, int) else part[:LONGEST_NAME] for part in parts]
+        words = self.words + "".join(map(_step, told))
+        return Place((*self.loc, *told), words.removeprefix("."))
 
 
 class Issues:
@@ -52,7 +54,7 @@ class Issues:
             self.add(place, f"must be an object, not {shown(raw)}", "object_type")
             return None
         for name in sorted(raw.keys() - known):
-            near = get_close_matches(name, known, n=1)
+            near = get_close_matches(name[:LONGEST_NAME], known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
             self.add(place.at(name), f"there is no such field; {hint}", "unknown_field")
         return raw
@@ -96,4 +98,4 @@ def _is_word(raw: object) -> TypeGuard[bool | None]:
 def _step(part: str | int) -> str:
     if isinstance(part, int):
         return f"[{part}]"
-    return f".{part}" if part.isidentifier() else f"[{part[:64]!r}]"
+    return f".{part}" if part.isidentifier() else f"[{part!r}]"
