@@ -3,6 +3,7 @@
 Invariant: a live version never changes, and a version's number means the same content for ever.
 """
 
+import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 
 SALES = "sales"
 PRODUCTION = "production"
+LONGEST_SHOWN = 64  # characters of a name that messages repeat
 ATTEMPTS = 5  # other processes may take the next number at the same time
+
+_NUMBER = re.compile("[1-9][0-9]{0,8}")  # a version has one spelling: 01 is none
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,14 +80,16 @@ class Registry:
         """The version that an alias, or a number, stands for. Raises NotFoundError."""
         versions = self._live.get(name)
         if versions is None:
-            raise NotFoundError(f"there is no model {name!r}; there are {', '.join(self._live)}")
+            shown = name[:LONGEST_SHOWN]
+            raise NotFoundError(f"there is no model {shown!r}; there are {', '.join(self._live)}")
         number = self._aliases.get((name, alias))
-        if number is None and alias.isascii() and alias.isdigit() and len(alias) < 10:
+        if number is None and _NUMBER.fullmatch(alias):
             number = int(alias)
         if number is None or number not in versions:
             known = [*self.aliases(name), *map(str, versions)]
             raise NotFoundError(
-                f"model {name!r} has no version or alias {alias!r}; loaded are {', '.join(known)}"
+                f"model {name!r} has no version or alias {alias[:LONGEST_SHOWN]!r}; "
+                f"loaded are {', '.join(known)}"
             )
         return versions[number]
 

@@ -45,7 +45,10 @@ def test_aliases_and_numbers_lead_to_the_version(settings: Settings) -> None:
 @pytest.mark.parametrize(
     ("name", "alias", "reason"),
     [("nothing", "production", "sales"), ("sales", "7", "loaded are production, 1")]
-    + [("sales", alias, "no version") for alias in ("staging", "", "١", "1" * 5000, "../1")],
+    + [
+        ("sales", alias, "no version")
+        for alias in ("staging", "", "١", "01", "0", "1" * 5000, "../1")
+    ],
 )
 def test_what_is_not_there_is_told(settings: Settings, name: str, alias: str, reason: str) -> None:
     registry, _ = load(settings)
@@ -76,3 +79,11 @@ def test_migrating_twice_changes_nothing(settings: Settings) -> None:
     load(settings)
     migrate(settings.database)
     assert load(settings)[1].version == 1
+
+
+def test_what_is_asked_for_is_told_in_short(settings: Settings) -> None:
+    registry, _ = load(settings)
+    for name, alias in (("x" * 1_000_000, "production"), ("sales", "x" * 1_000_000)):
+        with pytest.raises(NotFoundError) as caught:
+            registry.live(name, alias)
+        assert len(str(caught.value)) < 200
