@@ -37,6 +37,7 @@ STUCK_AFTER_S = 1.0  # callers hear of it before the process ends
 CRASH_AFTER_S = 10.0  # a process that was killed sooner would be again
 KEEP_ALIVE_S = 75
 PAUSE_S = 1.0
+TWICE_S = 1.0  # one Ctrl-C reaches the process itself and again through its parent
 
 log = structlog.get_logger(__name__)
 
@@ -141,6 +142,7 @@ class _Server(uvicorn.Server):
         super().__init__(_config(app, settings))
         self._app, self._drain_s = app, settings.drain_s
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._asked_s = 0.0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -153,15 +155,25 @@ class _Server(uvicorn.Server):
                 log.info("serving", url=url, docs=f"{url}/docs", open_to=_audience(host))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Called in the main thread, between any two of its steps."""
+        """Called in the main thread, between any two of its steps.
+
+        The first signal begins the drain, a second one ends it.
+        """
         stopping = getattr(self._app.state, "stopping", None)
         if self._loop is None or stopping is None or self.should_exit:
             super().handle_exit(sig, frame)
         elif not stopping.is_set():
             stopping.set()
+            self._asked_s = time.monotonic()
             log.info("stopping", drain_s=self._drain_s)
-            leave = partial(super().handle_exit, sig, frame)
+            leave = partial(self._leave, sig, frame)
             self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_s, leave)
+        elif time.monotonic() - self._asked_s > TWICE_S:
+            super().handle_exit(sig, frame)
+
+    def _leave(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:  # uvicorn takes a second call as a wish to drop what is in flight
+            super().handle_exit(sig, frame)
 
 
 def _listener(settings: Settings) -> socket.socket:

@@ -1,5 +1,6 @@
 """The process: who may reach it, how it ends, and that it comes back."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -76,6 +78,26 @@ def test_another_end_is_passed_on(settings: Settings) -> None:
     with pytest.raises(SystemExit) as end:
         server.supervise(fail, settings)
     assert end.value.code == 3
+
+
+# --- the end
+
+
+async def test_a_second_signal_ends_the_drain(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = SimpleNamespace(state=SimpleNamespace(stopping=asyncio.Event()))
+    running = server._Server(app, settings.model_copy(update={"drain_s": 60.0}))
+    running._loop = asyncio.get_running_loop()
+    running.handle_exit(signal.SIGINT, None)
+    running.handle_exit(signal.SIGTERM, None)  # the same Ctrl-C, by way of the parent
+    assert app.state.stopping.is_set()
+    assert not running.should_exit
+    monkeypatch.setattr(server, "TWICE_S", -1.0)
+    running.handle_exit(signal.SIGINT, None)
+    assert running.should_exit
+    running._leave(signal.SIGINT, None)  # the drain's own end comes too late to matter
+    assert not running.force_exit
 
 
 # --- the whole of it, as a user starts it
