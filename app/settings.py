@@ -65,7 +65,11 @@ class Settings(BaseSettings):
         description="Batches computed at the same time; the default is one on a GPU, and one for "
         "each of `threads` on a CPU.",
     )
-    batch_rows: PositiveInt = Field(64, description="Most rows (series and covariates) a batch.")
+    batch_rows: PositiveInt = Field(
+        32,
+        description="Most rows (series and covariates) a batch; so many stay in a CPU's caches, "
+        "a GPU is better used by 256 and more.",
+    )
     batch_points: PositiveInt = Field(
         64 * 1024, description="Most rows times padded length a batch."
     )
