@@ -4,13 +4,16 @@ Invariant: a route touches the service through these alone.
 """
 
 import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from starlette.requests import Request
 from starlette.types import Receive
 
 from app.api.bodies import read_body
 from app.api.exchange import ClientGoneError, Exchange, exchange_of
-from app.errors import InvalidInputError, Issue
+from app.errors import DeadlineError, InvalidInputError, Issue
 from app.resources import Resources
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
@@ -23,15 +26,27 @@ def resources_of(request: Request) -> Resources:
     return resources
 
 
-async def body_of(exchange: Exchange, receive: Receive) -> bytes:
-    """The body, read and decompressed within its bounds."""
-    settings = exchange.resources.settings
+async def body_of(exchange: Exchange, receive: Receive, deadline_s: float) -> bytes:
+    """The body as it was sent, read within its bounds."""
     return await read_body(
         receive,
-        exchange.headers,
-        limit=settings.max_body_bytes,
-        timeout_s=settings.timeout_ms / 1000,
+        limit=exchange.resources.settings.max_body_bytes,
+        timeout_s=max(0.0, deadline_s - time.perf_counter()),
     )
+
+
+@asynccontextmanager
+async def turn(of: asyncio.Semaphore, deadline_s: float) -> AsyncIterator[None]:
+    """A context that few may be in at a time. Raises DeadlineError."""
+    try:
+        async with asyncio.timeout(max(0.0, deadline_s - time.perf_counter())):
+            await of.acquire()
+    except TimeoutError as error:
+        raise DeadlineError("the deadline passed before the body was read") from error
+    try:
+        yield
+    finally:
+        of.release()
 
 
 def deadline_of(exchange: Exchange) -> float:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from app.api.bodies import parse
-from app.api.deps import Watch, body_of, deadline_of
+from app.api.bodies import decompress, encoding_of, parse
+from app.api.deps import Watch, body_of, deadline_of, turn
 from app.api.exchange import Exchange, exchange_of
 from app.api.inputs import Ask, SalesInput, read_inputs
 from app.api.issues import Issues, Place, shown
@@ -31,7 +31,9 @@ from models.base import SeriesForecast, SeriesTask
 MOST_LEVELS = 100
 LEVELS = (0.1, 0.5, 0.9)
 IN_THREAD_FROM_BYTES = 512 * 1024  # a body so large is read and answered off the event loop
-REMEMBERED_BYTES = 32 * 1024  # a body no larger is remembered with what it asks
+LARGE_AT_ONCE = 2  # so many large bodies are read at a time; each may take a lot of memory
+REMEMBERED_BYTES = 32 * 1024  # a body no larger is remembered with what it asks,
+REMEMBERED_INPUTS = 32  # if that is no more: an input takes far more memory than it took to send
 REMEMBERED = 512
 IN_THREAD_FROM_VALUES = 65_536
 FIELDS = frozenset({"inputs", "parameters"})
@@ -67,16 +69,15 @@ class PredictSales:
     as much as a cached answer.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._understood: OrderedDict[bytes, SalesQuestion] = OrderedDict()
+    def __init__(self, path: str, reader: "_Reader") -> None:
+        self._path, self._reader = path, reader
 
     async def __call__(self, scope: Scope, receive: Receive, _: Send) -> None:
         exchange = exchange_of(scope)
         exchange.route = self._path
         deadline_s = deadline_of(exchange)
-        body = await body_of(exchange, receive)
-        question = self._remembered(body) or await self._read(body, exchange)
+        body = await body_of(exchange, receive, deadline_s)
+        question = await self._reader.question(body, exchange, deadline_s)
         validated_s = time.perf_counter()
         prediction = await _predict(question, exchange, receive, left_s=deadline_s - validated_s)
         predicted_s = time.perf_counter()
@@ -88,19 +89,37 @@ class PredictSales:
         )
         await exchange.answer(answer)
 
+
+class _Reader:
+    """Understands bodies: few large ones at a time, and what is asked again and again once."""
+
+    def __init__(self) -> None:
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._understood: OrderedDict[bytes, SalesQuestion] = OrderedDict()
+
+    async def question(self, body: bytes, exchange: Exchange, deadline_s: float) -> SalesQuestion:
+        """What a body asks, as it was sent."""
+        limits, encoding = exchange.resources.settings, encoding_of(exchange.headers)
+        if encoding is None and len(body) <= IN_THREAD_FROM_BYTES:
+            return self._remembered(body) or self._read(body, limits)
+        async with turn(self._large, deadline_s):  # what is compressed may be large
+            if encoding is not None:
+                most = limits.max_body_bytes
+                body = await asyncio.to_thread(decompress, body, encoding, limit=most)
+            if len(body) > IN_THREAD_FROM_BYTES:
+                return await asyncio.to_thread(read, body, limits)
+        return self._remembered(body) or self._read(body, limits)
+
     def _remembered(self, body: bytes) -> SalesQuestion | None:
         question = self._understood.get(body)
         if question is not None:
             self._understood.move_to_end(body)
         return question
 
-    async def _read(self, body: bytes, exchange: Exchange) -> SalesQuestion:
-        """Read a body; what is asked again and again is understood once."""
-        limits = exchange.resources.settings
-        if len(body) > IN_THREAD_FROM_BYTES:
-            return await asyncio.to_thread(read, body, limits)
+    def _read(self, body: bytes, limits: Settings) -> SalesQuestion:
         question = read(body, limits)
-        if len(body) <= REMEMBERED_BYTES and limits.cache_bytes:
+        small = len(body) <= REMEMBERED_BYTES and len(question.inputs) <= REMEMBERED_INPUTS
+        if small and limits.cache_bytes:
             self._understood[body] = question
             if len(self._understood) > REMEMBERED:
                 self._understood.popitem(last=False)
@@ -140,8 +159,8 @@ def _timing(prediction: Prediction, *, validate_s: float, serialize_s: float) ->
 
 def routes() -> list[Route]:
     """The routes of one application."""
-    paths = ("/predict/sales", "/invocations")
-    return [Route(path, PredictSales(path), methods=["POST"]) for path in paths]
+    paths, reader = ("/predict/sales", "/invocations"), _Reader()
+    return [Route(path, PredictSales(path, reader), methods=["POST"]) for path in paths]
 
 
 # --- from words to a question

@@ -268,6 +268,7 @@ async def test_a_full_queue_refuses_and_what_is_known_is_answered() -> None:
     network = LastValue()
     async with road(network, queue_points=8) as way:
         known = await way.predict(1)
+        await network.echo.begun()
         network.echo.shut(5)
         runs = asyncio.create_task(way.predict(5))
         await network.echo.begun()

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 import zstandard
 
-from app.api.bodies import NotFinite, decompress, parse
+from app.api.bodies import MOST_PARTS, NotFinite, decompress, parse
 from app.errors import MalformedError, TooLargeError
 
 JSON = {"Content-Type": "application/json"}
@@ -54,13 +55,14 @@ def test_several_compressed_members_are_one_body(service: httpx.Client) -> None:
     ("content", "encoding"),
     [
         (LARGE, "identity"),
+        (LARGE, "Identity"),
         (gzip.compress(LARGE), "gzip"),
         (zstandard.ZstdCompressor().compress(LARGE), "zstd"),
         (gzip.compress(b"0" * 300_000_000, 9), "gzip"),
         (zstandard.ZstdCompressor().compress(b"0" * 300_000_000), "zstd"),
         (gzip.compress(BODY) * 5_000, "gzip"),
     ],
-    ids=["plain", "gzip", "zstd", "gzip bomb", "zstd bomb", "gzip members"],
+    ids=["plain", "plainly", "gzip", "zstd", "gzip bomb", "zstd bomb", "gzip members"],
 )
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_beyond_the_limit_is_refused(
@@ -83,6 +85,7 @@ def test_a_body_beyond_the_limit_is_refused(
         (BODY, "br", 415, "Content-Encoding 'br' is unknown here; use gzip, zstd or none"),
         (BODY, "gzip, gzip", 415, "unknown here"),
         (b"", "identity", 400, "the body is empty; send a JSON object"),
+        (b"", "Identity", 400, "the body is empty; send a JSON object"),
         (b"{", "identity", 400, "the body is not JSON"),
         (b'{"inputs": [}', "identity", 400, "line 1, column 13"),
         (b'{"inputs": \xff}', "identity", 400, "the body is not"),
@@ -138,3 +141,24 @@ def test_numbers_that_are_none_stand_where_they_were() -> None:
 def test_a_large_body_is_told_by_position_alone() -> None:
     with pytest.raises(MalformedError, match="NaN or infinity at line 1, column"):
         parse(b"[NaN, " + b"0," * 5_000_000 + b"0]")
+
+
+@pytest.mark.parametrize(
+    "crowd",
+    [b"[],", b"{},", b'{"a":1},', b'"a":1,', b'"a" :1,'],
+    ids=["[]", "{}", "{a}", "a", "a "],
+)
+def test_what_takes_many_times_its_size_is_refused_before_it_is_parsed(
+    crowd: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orjson, "loads", None)
+    with pytest.raises(MalformedError, match=r"more than 500,000 lists, objects or names; send"):
+        parse(b'{"inputs":[' + crowd * 1_000_001 + b"[]]}")
+
+
+def test_the_largest_request_is_parsed() -> None:
+    covariates = {str(number): [1] for number in range(20)}
+    one = {"target": [[1]] * 64, "past_covariates": covariates, "future_covariates": covariates}
+    whole = json.dumps({"inputs": [one] * 1024}).encode()
+    assert len(whole) > MOST_PARTS
+    assert len(parse(whole)["inputs"]) == 1024  # type: ignore[index]

@@ -1,8 +1,11 @@
 """Deadlines and callers who leave."""
 
 import asyncio
+import gzip
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ import pytest
 import pytest_asyncio
 from fastapi import FastAPI
 
+from app.api import sales
+from app.api.bodies import decompress
 from app.db import migrate
 from app.main import create_app
 from app.settings import Settings
@@ -22,7 +27,9 @@ BODY = b'{"inputs": [{"target": [3, 1, 4, 1, 5]}]}'
 
 @pytest_asyncio.fixture
 async def app(tiny_checkpoint: Path, tmp_path: Path) -> AsyncIterator[FastAPI]:
-    settings = Settings(series_checkpoint=tiny_checkpoint, data_dir=tmp_path, grace_s=5)
+    settings = Settings(
+        series_checkpoint=tiny_checkpoint, data_dir=tmp_path, grace_s=5, concurrent_batches=1
+    )
     migrate(settings.database)
     app = create_app(settings)
     async with app.router.lifespan_context(app):
@@ -92,6 +99,54 @@ async def test_a_caller_who_leaves_frees_the_queue(app: FastAPI, client: httpx.A
     assert metrics.registry.get_sample_value("shopcast_http_in_flight") == 0
 
 
+async def test_a_deadline_is_kept_while_the_body_arrives(app: FastAPI) -> None:
+    hurried = (b"x-request-timeout-ms", b"200")
+    began_s = time.perf_counter()
+    start, _ = await call(app, None, asyncio.Event(), b"{", headers=[hurried])
+    assert start["status"] == 504
+    assert 0.19 < time.perf_counter() - began_s < 2.0
+
+
+async def test_few_large_bodies_are_read_at_a_time(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, gate, busy, most = threading.Lock(), threading.Event(), [0], [0]
+
+    def slowly(body: bytes, encoding: str, *, limit: int) -> bytes:
+        with lock:
+            busy[0] += 1
+            most[0] = max(most[0], busy[0])
+        assert gate.wait(PATIENCE_S)
+        with lock:
+            busy[0] -= 1
+        return decompress(body, encoding, limit=limit)
+
+    monkeypatch.setattr(sales, "decompress", slowly)
+    post = partial(client.post, "/predict/sales", content=gzip.compress(BODY))
+    packed = headers(Content_Encoding="gzip")
+    calls = [asyncio.create_task(post(headers=packed)) for _ in range(6)]
+    await until(lambda: busy[0] == 2)
+    late = await post(headers={**packed, "X-Request-Timeout-Ms": "50"})
+    small = await client.post("/predict/sales", content=BODY, headers=headers())
+    gate.set()
+    assert (late.status_code, small.status_code) == (504, 200)
+    assert [each.status_code for each in await asyncio.gather(*calls)] == [200] * 6
+    assert most[0] == 2
+
+
+async def test_what_is_remembered_of_bodies_is_little_and_shared(
+    app: FastAPI, client: httpx.AsyncClient
+) -> None:
+    (here, there) = [route.endpoint for route in app.routes[:2]]  # type: ignore[attr-defined]
+    assert here._reader is there._reader
+    many = b'{"inputs": [%s]}' % b",".join([b'{"target": [1]}'] * 33)
+    few = b'{"inputs": [%s]}' % b",".join([b'{"target": [1]}'] * 32)
+    for body in (few, many):
+        response = await client.post("/predict/sales", content=body, headers=headers())
+        assert response.status_code == 200
+    assert list(here._reader._understood) == [few]
+
+
 async def test_a_caller_who_leaves_while_sending_is_let_go(app: FastAPI) -> None:
     left = asyncio.Event()
     left.set()
@@ -107,10 +162,22 @@ async def test_the_cancellation_of_the_request_itself_goes_on(app: FastAPI) -> N
         await task
 
 
-async def call(app: FastAPI, body: bytes | None, left: asyncio.Event) -> list[Any]:
-    """What the application sends to a caller who leaves at that event."""
+async def call(
+    app: FastAPI,
+    body: bytes | None,
+    left: asyncio.Event,
+    part: bytes = b"",
+    *,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+) -> list[Any]:
+    """What the application sends to a caller who leaves at that event.
+
+    part: comes before the body; nothing but that comes if the body is None.
+    """
     sent: list[Any] = []
     bodies = [] if body is None else [{"type": "http.request", "body": body, "more_body": False}]
+    if part:
+        bodies.append({"type": "http.request", "body": part, "more_body": True})
 
     async def receive() -> Any:
         if bodies:
@@ -131,7 +198,7 @@ async def call(app: FastAPI, body: bytes | None, left: asyncio.Event) -> list[An
         "raw_path": b"/predict/sales",
         "query_string": b"",
         "root_path": "",
-        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")],
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json"), *headers],
     }
     await app(scope, receive, send)
     return sent

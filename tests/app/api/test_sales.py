@@ -264,7 +264,7 @@ async def test_what_can_never_wait_is_refused_for_good(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     """By what the network counts: a horizon beyond one pass is many paths."""
-    settings = Settings(series_checkpoint=tiny_checkpoint, data_dir=tmp_path, queue_points=1000)
+    settings = Settings(series_checkpoint=tiny_checkpoint, data_dir=tmp_path, queue_points=500)
     migrate(settings.database)
     app = create_app(settings)
     transport = httpx.ASGITransport(app)
