@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from starlette.requests import Request
 from starlette.types import Receive
@@ -66,6 +67,7 @@ class Watch:
     def __init__(self, receive: Receive) -> None:
         self._receive, self._gone = receive, False
         self._listener: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[Any] | None = None
 
     def __enter__(self) -> None:
         self._task = asyncio.current_task()
@@ -75,8 +77,9 @@ class Watch:
         self._timer.cancel()
         if self._listener is not None:
             self._listener.cancel()
-        if self._gone and self._task is not None and kind is asyncio.CancelledError:
-            self._task.uncancel()
+        task, self._task = self._task, None  # from here on nobody is cancelled
+        others = task.uncancel() if self._gone and task is not None else 1  # who cancel as well
+        if not others and (kind is None or kind is asyncio.CancelledError):
             raise ClientGoneError
 
     def _start(self) -> None:

@@ -5,6 +5,7 @@ import gzip
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from fastapi import FastAPI
 
 from app.api import sales
 from app.api.bodies import decompress
+from app.api.deps import WATCH_AFTER_S, Watch
+from app.api.exchange import ClientGoneError
 from app.db import migrate
 from app.main import create_app
 from app.settings import Settings
@@ -151,6 +154,48 @@ async def test_a_caller_who_leaves_while_sending_is_let_go(app: FastAPI) -> None
     left = asyncio.Event()
     left.set()
     assert await call(app, None, left) == []
+
+
+@pytest.mark.parametrize("answer_first", [True, False])
+async def test_a_caller_who_leaves_as_the_answer_comes_leaves_nothing_behind(
+    *, answer_first: bool
+) -> None:
+    left = asyncio.Event()
+    answer = asyncio.get_running_loop().create_future()
+
+    async def receive() -> Any:
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def watched() -> str:
+        told = "gone"
+        with suppress(ClientGoneError), Watch(receive):
+            told = await answer
+        for _ in range(5):
+            await asyncio.sleep(0)  # a cancellation left behind would surface here
+        return told
+
+    task = asyncio.create_task(watched())
+    await asyncio.sleep(10 * WATCH_AFTER_S)
+    ends = [lambda: answer.set_result("answered"), left.set]
+    for end in ends if answer_first else reversed(ends):
+        end()
+    assert await task in {"answered", "gone"}
+    assert not task.cancelling()
+
+
+async def test_a_watch_that_ends_as_the_caller_leaves_takes_its_cancellation_along() -> None:
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def watched() -> None:
+        with pytest.raises(ClientGoneError), Watch(receive), suppress(asyncio.CancelledError):
+            await asyncio.sleep(PATIENCE_S)
+        await asyncio.sleep(0)
+
+    task = asyncio.create_task(watched())
+    await task
+    assert not task.cancelling()
 
 
 @pytest.mark.usefixtures("slow")
