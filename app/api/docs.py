@@ -29,13 +29,14 @@ PREDICTING = {
     "answered alone, as it would be in any company, unless cross_learning is asked for.",
     "/invocations": "The same as /predict/sales, for SageMaker-style hosts.",
 }
-READING = (404, 503)  # what a path that only reads may answer beside 200
+PROBES = frozenset({"/healthz", "/readyz", "/ping"})
 PROBLEMS = {
     400: "The body is not JSON, not UTF-8, or its compression is broken.",
     403: "The request comes from a page of another site.",
     404: "There is no such model or version.",
     413: "The body is larger than the limit, before or after decompression.",
     415: "The body is not application/json, or compressed in an unknown way.",
+    421: "The Host header names a host that the service does not answer for.",
     422: "The input cannot be answered; `errors` names each place.",
     500: "The model could not answer, or the service failed; the log has the request id.",
     503: "The service cannot answer now; `Retry-After` says when to try again.",
@@ -58,6 +59,9 @@ twice the last value counts. Errors are `application/problem+json` (RFC 9457); u
 a request are named at once. Every answer carries `X-Request-ID` (the caller's own, if it is of 1 to
 128 letters, digits and `._:+/=-`) and `Server-Timing`. Bodies may be compressed with gzip or zstd.
 `X-Request-Timeout-Ms` asks for a shorter deadline than the service's own.
+
+What GET reads, HEAD asks for without its body; another method than those of a path is answered 405,
+with the path's own in `Allow`.
 """
 
 
@@ -125,12 +129,18 @@ def _described(app: FastAPI) -> dict[str, Any]:
     schemas.update(words["$defs"])
     for name in ("HTTPValidationError", "ValidationError"):  # the framework's, never answered
         schemas.pop(name, None)
-    for operations in schema["paths"].values():
+    for path, operations in schema["paths"].items():
         for operation in operations.values():
             operation["responses"].pop("422", None)
-            operation["responses"].update(_problems(READING))
+            operation["responses"].update(_problems(_reading(path)))
     schema["paths"] = {path: {"post": _predicting(path)} for path in PREDICTING} | schema["paths"]
     return schema
+
+
+def _reading(path: str) -> list[int]:
+    """What a path that only reads may answer beside 200."""
+    named, probes = "{" in path, path in PROBES
+    return [*([404] if named else []), 421, 500, *([503] if probes else [])]
 
 
 def _predicting(path: str) -> dict[str, Any]:

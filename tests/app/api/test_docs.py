@@ -59,6 +59,29 @@ def test_the_schema_describes_request_and_answer(service: httpx.Client) -> None:
     assert "HTTPValidationError" not in words
 
 
+@pytest.mark.parametrize(
+    ("path", "statuses"),
+    [
+        ("/models", {"200", "421", "500"}),
+        ("/models/{name}", {"200", "404", "421", "500"}),
+        ("/metrics", {"200", "421", "500"}),
+        ("/healthz", {"200", "421", "500", "503"}),
+        ("/readyz", {"200", "421", "500", "503"}),
+        ("/ping", {"200", "421", "500", "503"}),
+    ],
+)
+def test_a_path_says_what_it_may_answer(
+    service: httpx.Client, path: str, statuses: set[str]
+) -> None:
+    schema = service.get("/openapi.json").json()
+    assert set(schema["paths"][path]["get"]["responses"]) == statuses
+
+
+def test_what_forecasts_says_that_another_host_is_refused(service: httpx.Client) -> None:
+    schema = service.get("/openapi.json").json()
+    assert "421" in schema["paths"]["/predict/sales"]["post"]["responses"]
+
+
 def test_every_reference_of_the_schema_leads_somewhere(service: httpx.Client) -> None:
     schema = service.get("/openapi.json")
     words = schema.json()["components"]["schemas"]
