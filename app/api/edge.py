@@ -56,7 +56,11 @@ class Edge:
     async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         resources = scope["app"].state.resources
-        exchange = Exchange(headers, _request_id(headers), send=send, resources=resources)
+        exchange = Exchange(
+            scope["method"], headers, _request_id(headers), send=send, resources=resources
+        )
+        if scope["method"] == "HEAD":  # a copy: the server knows by its own that no body goes out
+            scope = {**scope, "method": "GET"}
         scope[KEY] = exchange
         in_flight = resources.metrics.http_in_flight
         in_flight.inc()
@@ -92,8 +96,10 @@ class Edge:
         if len(headers) != len(scope["headers"]):
             _refuse_repeated(scope)
         self._check_host(headers.get(b"host"))
-        if scope["method"] not in READS:
-            _check_origin(headers)
+        if scope["method"] in READS:
+            return
+        _check_origin(headers)
+        if scope["method"] == "POST" or scope["path"] not in self._hot:  # else it is a 405
             _check_type(headers)
             self._check_length(headers)
 

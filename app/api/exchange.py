@@ -40,14 +40,20 @@ class Exchange:
     """What the edge knows of a request; `send` is how its answer leaves."""
 
     __slots__ = (
-        *("_send", "_start", "began_s", "headers", "id_header", "request_id"),
+        *("_send", "_start", "began_s", "headers", "id_header", "method", "request_id"),
         *("resources", "route", "status", "timing"),
     )
 
     def __init__(
-        self, headers: Mapping[bytes, bytes], request_id: str, *, send: Send, resources: Resources
+        self,
+        method: str,
+        headers: Mapping[bytes, bytes],
+        request_id: str,
+        *,
+        send: Send,
+        resources: Resources,
     ) -> None:
-        self.headers, self.request_id = headers, request_id
+        self.method, self.headers, self.request_id = method, headers, request_id
         self.resources = resources
         self.began_s = time.perf_counter()
         self.status = 0  # nothing left yet
@@ -73,6 +79,8 @@ class Exchange:
         start, self._start = self._start, None
         if start is not None:
             await self._begin(start, message)
+        if self.method == "HEAD":  # its answer is the head of what GET answers
+            message = {**message, "body": b""}
         await self._send(message)
 
     @property
@@ -83,7 +91,7 @@ class Exchange:
     def observe(self, scope: Scope) -> None:
         """Count the request under the template of its route."""
         route = self.route or getattr(scope.get("route"), "path", "unknown")
-        method = scope["method"] if scope["method"] in METHODS else "other"
+        method = self.method if self.method in METHODS else "other"
         seconds = time.perf_counter() - self.began_s
         status = self.status or NOTHING_SENT
         self.resources.metrics.observe_http(route, method=method, status=status, seconds=seconds)

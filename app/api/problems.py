@@ -107,14 +107,17 @@ async def on_error(request: Request, error: Exception) -> Response:
 async def on_http_error(request: Request, error: Exception) -> Response:
     """The handler of what the framework refuses: unknown paths and methods."""
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for these alone
+    exchange = exchange_of(request.scope)
     phrase = HTTPStatus(error.status_code).phrase
     kind = Kind(error.status_code, phrase.lower().replace(" ", "-"), phrase)
     detail = {
         404: f"there is no {_path(request)}; /docs lists what there is",
-        405: f"{request.method} is not for {_path(request)}",
+        405: f"{exchange.method} is not for {_path(request)}",
     }.get(error.status_code, phrase)
     headers = {name.title(): value for name, value in (error.headers or {}).items()}
-    return problem(kind, detail, exchange_of(request.scope).request_id, headers=headers)
+    if headers.get("Allow") == "GET":
+        headers["Allow"] = "GET, HEAD"
+    return problem(kind, detail, exchange.request_id, headers=headers)
 
 
 async def on_validation_error(request: Request, error: Exception) -> Response:

@@ -2,17 +2,34 @@
 
 import gzip
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 import zstandard
 
 from app.api.edge import _hosts
 from app.db import migrate
 from app.main import create_app
 from app.settings import Settings
+
+
+@pytest_asyncio.fixture
+async def closed(tiny_checkpoint: Path, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """The application without a server around it, which would drop bodies by itself."""
+    settings = Settings(series_checkpoint=tiny_checkpoint, data_dir=tmp_path)
+    migrate(settings.database)
+    app = create_app(settings)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
+    ):
+        yield client
+
 
 JSON = {"Content-Type": "application/json"}
 BODY = {"inputs": [{"target": [1, 2, 3]}]}
@@ -129,6 +146,48 @@ def test_unknown_paths_and_methods_are_problems(service: httpx.Client) -> None:
     for response in (nowhere, wrong):
         assert response.headers["Content-Type"] == "application/problem+json"
         assert set(response.json()) == {"type", "title", "status", "detail", "request_id"}
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
+def test_what_a_route_does_not_take_is_no_matter_of_its_type(
+    service: httpx.Client, method: str
+) -> None:
+    response = service.request(method, "/predict/sales", content=b"x")
+    assert response.status_code == 405
+    assert response.headers["Allow"] == "POST"
+
+
+READ = ("/healthz", "/readyz", "/ping", "/metrics", "/models", "/models/sales", "/docs")
+
+
+@pytest.mark.parametrize("path", [*READ, "/openapi.json", "/docs/assets/favicon.png", "/nowhere"])
+def test_head_is_answered_like_get_without_a_body(service: httpx.Client, path: str) -> None:
+    judge_head(service.get(path), service.head(path))
+    assert service.get("/ping").status_code == 200  # the connection goes on in step
+
+
+@pytest.mark.parametrize("path", [*READ, "/openapi.json", "/docs/assets/favicon.png", "/nowhere"])
+async def test_no_body_leaves_the_application_for_head(
+    closed: httpx.AsyncClient, path: str
+) -> None:
+    judge_head(await closed.get(path), await closed.head(path))
+
+
+def judge_head(get: httpx.Response, head: httpx.Response) -> None:
+    assert head.status_code == get.status_code
+    assert head.headers["Content-Type"] == get.headers["Content-Type"]
+    assert "Content-Length" in head.headers
+    assert get.content
+    assert head.content == b""
+
+
+def test_head_is_counted_as_itself_and_refused_where_get_is(service: httpx.Client) -> None:
+    service.head("/models/sales")
+    text = service.get("/metrics").text
+    assert 'shopcast_http_requests_total{method="HEAD",route="/models/{name}",status="200"}' in text
+    refused = service.head("/predict/sales")
+    assert (refused.status_code, refused.headers["Allow"]) == (405, "POST")
+    assert service.put("/healthz", json={}).headers["Allow"] == "GET, HEAD"
 
 
 @pytest.mark.parametrize(("accepted", "coding"), [("gzip, zstd", "zstd"), ("gzip", "gzip")])
