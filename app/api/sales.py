@@ -335,8 +335,8 @@ def _prediction(
 
 def _precision(forecast: SeriesForecast) -> type[np.floating[Any]]:
     """float32, which is written in few digits, unless its steps would show beside the interval."""
-    level, width = np.abs(forecast.quantiles).max(), np.ptp(forecast.quantiles)
-    return np.float32 if level < FLAT_LEVEL * width else np.float64
+    low, high = forecast.quantiles.min(), forecast.quantiles.max()
+    return np.float32 if max(-low, high) < FLAT_LEVEL * (high - low) else np.float64
 
 
 def _nested(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
