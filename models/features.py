@@ -46,6 +46,10 @@ class Scale:
         scaled = (values - self.loc) / self.scale
         return (np.arcsinh(scaled) if self.arcsinh else scaled).astype(np.float32)
 
+    def take(self, rows: NDArray[np.bool_]) -> "Scale":
+        """The scale of the rows chosen."""
+        return Scale(self.loc[rows], self.scale[rows], self.arcsinh)
+
     def undo(self, quantiles: NDArray[np.float32]) -> FloatArray:
         """(rows, levels, steps) in the network's space → values."""
         wide = quantiles.astype(np.float64)

@@ -33,7 +33,9 @@ from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset
 
 from models.base import ModelError
-from models.checkpoint import initialise, series_config
+from models.checkpoint import initialise, load_series, series_config
+from models.effects import without_effects
+from models.guide import guide
 from models.seasonal import CANDIDATES, adjust
 from models.synth.series import groups, singles
 
@@ -96,6 +98,7 @@ class PretrainSettings:
     patch: int = 16
     context_length: int = 1024
     max_output_patches: int = 16
+    init: Path | None = None
 
     def __post_init__(self) -> None:
         """Raise ModelError for what no run can be made of."""
@@ -190,6 +193,12 @@ def build_network(settings: PretrainSettings) -> Chronos2Model:
     return model
 
 
+def begin_from(model: Chronos2Model, directory: Path) -> None:
+    """Take the weights of a checkpoint of the same architecture. Raises CheckpointError."""
+    trained = load_series(directory).model.state_dict()
+    model.load_state_dict(trained)
+
+
 def _config(settings: PretrainSettings) -> Chronos2CoreConfig:
     architecture = {
         "d_model": settings.d_model,
@@ -230,6 +239,7 @@ class Batch:
     context: Tensor
     future: Tensor
     known: Tensor
+    guide: Tensor  # (rows, horizon), 0 for rows that are not forecast
     group: Tensor  # (rows,)
     alone: bool  # whether every row is a group of its own
 
@@ -322,12 +332,17 @@ def _adjusted(
     adjustment = adjust(np.where(lost, np.nan, past[rows]), [seasons[i] for i in rows.tolist()])
     known = np.where(made.known[:, None], future, np.nan)
     past[rows], future[rows] = adjustment.adjusted, adjustment.remove(future[rows])
+    effects = without_effects(past, known, made.group, made.target)
+    past[rows], future[rows] = effects.adjusted, effects.remove(future[rows])
+    guides = np.full_like(future, np.nan)
+    guides[rows] = known[rows] = guide(effects.adjusted, future.shape[1])
     future[made.known] = np.nan
     alone = len(np.unique(made.group)) == len(made.group)
     return Batch(
         context=torch.from_numpy(past.astype(np.float32)),
         future=torch.from_numpy(future.astype(np.float32)),
         known=torch.from_numpy(known.astype(np.float32)),
+        guide=torch.from_numpy(guides.astype(np.float32)),
         group=torch.from_numpy(made.group),
         alone=alone,
     )
@@ -349,11 +364,13 @@ def quantile_loss(model: Chronos2Model, batch: Batch) -> Tensor:
     encoded, loc_scale, *_ = model.encode(
         context=batch.context,
         group_ids=batch.group,
-        future_covariates=None if batch.alone else batch.known,
+        future_covariates=batch.known,
         num_output_patches=patches,
     )
     answer = model.output_patch_embedding(encoded[0][:, -patches:]).float()
     answer = answer.unflatten(-1, (-1, patch)).transpose(1, 2).flatten(2)  # (rows, levels, horizon)
+    about = torch.nan_to_num(model.instance_norm(batch.guide, loc_scale)[0]).clamp(-6, 6)
+    answer = answer + about[:, None]
     truth = model.instance_norm(batch.future, loc_scale)[0].clamp(-6, 6)[:, None]
     scored = ~torch.isnan(truth)
     error = torch.where(scored, torch.nan_to_num(truth) - answer, 0.0)
@@ -380,6 +397,8 @@ class _Trainer:
     def __init__(self, settings: PretrainSettings, device: torch.device) -> None:
         self.settings, self.device = settings, device
         self.model = build_network(settings).to(device)
+        if settings.init is not None:
+            begin_from(self.model, settings.init)
         self.average = {k: v.detach().clone() for k, v in self.model.named_parameters()}
         self.optimizers = _optimizers(self.model)
         self.progress = Progress()
@@ -567,6 +586,7 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
         context=batch.context.to(device, non_blocking=True),
         future=batch.future.to(device, non_blocking=True),
         known=batch.known.to(device, non_blocking=True),
+        guide=batch.guide.to(device, non_blocking=True),
         group=batch.group.to(device, non_blocking=True),
     )
 
@@ -613,6 +633,8 @@ def export(
         "dtype": "bfloat16",
         "shopcast": {
             "seasonal_adjustment": True,
+            "covariate_effects": True,
+            "guide": True,
             "trained_windows": progress.windows,
             "trained_steps": progress.step,
             "seed": settings.seed,

@@ -32,12 +32,15 @@ from models.base import (
     Work,
 )
 from models.checkpoint import SeriesCheckpoint, load_series
+from models.effects import CovariateEffects, without_effects
 from models.features import Rows, least_deviation, row_count, rows_of, scale_of
 from models.forward import Forward, Groups
-from models.seasonal import adjust
+from models.guide import guide
+from models.seasonal import SeasonalAdjustment, adjust
 
-ENGINE = 3  # raise it when the same weights begin to answer differently
+ENGINE = 4  # raise it when the same weights begin to answer differently
 PATH_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # followed beyond one horizon
+FARTHEST = 6.0  # from the history's mean a guide counts, in the network's space; as in training
 LARGEST = float(np.finfo(np.float32).max)
 #: Products a pass needs before a second thread gains more than it costs to wake it at each layer:
 #: about 16 rows of 512 points in a network of 2 M parameters (measured with sleeping threads).
@@ -60,6 +63,14 @@ class SeriesDescription:
     horizon: int  # periods answered in one pass; longer horizons are unrolled
     quantile_levels: tuple[float, ...]
     seasonal_adjustment: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ahead:
+    """What is known of the steps to come: (rows, steps), NaN where nothing; targets are guided."""
+
+    known: FloatArray
+    target: NDArray[np.bool_]
 
 
 class SeriesNetwork:
@@ -87,6 +98,8 @@ class SeriesNetwork:
         self._arcsinh = config.use_arcsinh
         stored = bool(checkpoint.options.get("seasonal_adjustment", False))
         self._adjusts = stored if seasonal_adjustment is None else seasonal_adjustment
+        self._effects = bool(checkpoint.options.get("covariate_effects", False))
+        self._guided = bool(checkpoint.options.get("guide", False))
         self._paths = _paths(self._levels)
         self._threads, self._running = torch.get_num_threads(), 0
         self._lock = threading.Lock()
@@ -197,40 +210,47 @@ class SeriesNetwork:
 
     def _quantiles(self, rows: Rows, patches: int) -> FloatArray:
         """(target rows, levels, patches * patch): monotone, wide enough, the season put back."""
-        history = rows.past[rows.target]
-        deviations = least_deviation(history)
+        deviations = least_deviation(rows.past[rows.target])
+        undone: list[SeasonalAdjustment | CovariateEffects] = []
         if self._adjusts:
             seasons = [s for s, wanted in zip(rows.seasons, rows.target, strict=True) if wanted]
-            adjustment = adjust(history, seasons)
-            rows.past[rows.target] = adjustment.adjusted
+            undone.append(adjust(rows.past[rows.target], seasons))
+            rows.past[rows.target] = undone[-1].adjusted
+        if self._effects:
+            undone.append(without_effects(rows.past, rows.future, rows.group, rows.target))
+            rows.past[rows.target] = undone[-1].adjusted
+        if undone:
             # a season that explains everything leaves a constant
-            deviations = np.maximum(deviations, least_deviation(adjustment.adjusted))
-        raw = self._unroll(rows.past, rows.future, rows.group, patches)[rows.target]
+            deviations = np.maximum(deviations, least_deviation(rows.past[rows.target]))
+        raw = self._unroll(rows, patches)[rows.target]
         _verify_finite(raw)
-        sane = distribution.monotone(_bounded(raw))
-        wide = distribution.widen(sane, self._levels, deviations)
-        return adjustment.restore(wide) if self._adjusts else wide
+        answer = distribution.widen(
+            distribution.monotone(_bounded(raw)), self._levels, deviations
+        )
+        for part in reversed(undone):
+            answer = part.restore(answer)
+        return answer
 
-    def _unroll(
-        self, past: FloatArray, future: FloatArray, group: NDArray[np.int64], patches: int
-    ) -> FloatArray:
+    def _unroll(self, rows: Rows, patches: int) -> FloatArray:
         """Quantiles of all rows over any number of patches: (rows, levels, patches * patch).
 
         Beyond one horizon each of PATH_LEVELS is fed back as a history of its own, and the
         answers, weighted by the mass each level stands for, make the next quantiles, as in
         Chronos2Pipeline.
         """
-        paths = len(self._paths)
+        paths, past, group = len(self._paths), rows.past, rows.group
         step = min(patches, self._most_patches)
-        parts = [self._pass(past, future[:, : step * self._patch], group, step)]
+        ahead = Ahead(rows.future[:, : step * self._patch], rows.target)
+        parts = [self._pass(past, ahead, group, step)]
         done, histories = step, np.repeat(past[:, None], paths, axis=1)
         groups = np.repeat(group * paths, paths) + np.tile(np.arange(paths), len(group))
+        targets = np.repeat(rows.target, paths)
         while done < patches:
-            known = future[:, (done - step) * self._patch : done * self._patch]
+            known = rows.future[:, (done - step) * self._patch : done * self._patch]
             histories = self._continued(histories, parts[-1], known)
             step = min(patches - done, self._most_patches)
-            ahead = future[:, done * self._patch : (done + step) * self._patch]
-            wide = np.repeat(ahead, paths, axis=0)
+            future = rows.future[:, done * self._patch : (done + step) * self._patch]
+            wide = Ahead(np.repeat(future, paths, axis=0), targets)
             flat = histories.reshape(-1, histories.shape[2])
             parts.append(self._merge(self._pass(flat, wide, groups, step), len(past)))
             done += step
@@ -256,24 +276,29 @@ class SeriesNetwork:
         return np.asarray(merged.numpy().transpose(0, 2, 1), dtype=np.float64)
 
     def _pass(
-        self, past: FloatArray, future: FloatArray, group: NDArray[np.int64], patches: int
+        self, past: FloatArray, ahead: Ahead, group: NDArray[np.int64], patches: int
     ) -> FloatArray:
         """One pass through the network: values in, values out, (rows, levels, steps)."""
         scale = scale_of(past, arcsinh=self._arcsinh)
         n_rows, time = self._bucket(len(past), math.ceil(past.shape[1] / self._patch))
         context = np.full((n_rows, time * self._patch), np.nan, dtype=np.float32)
-        ahead = np.full((n_rows, future.shape[1]), np.nan, dtype=np.float32)
+        future = np.full((n_rows, ahead.known.shape[1]), np.nan, dtype=np.float32)
         context[: len(past), context.shape[1] - past.shape[1] :] = scale.apply(past)
-        ahead[: len(past)] = scale.apply(future)
+        future[: len(past)] = scale.apply(ahead.known)
+        about = np.zeros((len(past), 1, future.shape[1]), dtype=np.float32)
+        if self._guided:
+            guides = scale.take(ahead.target).apply(guide(past[ahead.target], future.shape[1]))
+            future[: len(past)][ahead.target] = guides
+            about[ahead.target, 0] = np.clip(guides, -FARTHEST, FARTHEST)
         products = n_rows * (time + 1 + patches) * self._parameters
         torch.set_num_threads(self._share() if products >= PARALLEL_PRODUCTS else 1)
         answer = self._forward(
             self._to_device(context),
-            self._to_device(ahead),
+            self._to_device(future),
             groups=_groups(group, n_rows, self._device),
             n_patches=patches,
         )
-        return scale.undo(answer.cpu().numpy()[: len(past)])
+        return scale.undo(answer.cpu().numpy()[: len(past)] + about)
 
     def _bucket(self, rows: int, patches: int) -> tuple[int, int]:
         """The shape a batch is padded to: few distinct ones on a GPU, no padding on a CPU."""

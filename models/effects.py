@@ -1,0 +1,178 @@
+"""Effects of known covariates: what a planned price or promotion has done before leaves the series.
+
+A promotion that history shows plainly should be in the forecast of the next one, however little the
+network has learned of promotions. So each target is regressed on the covariates whose future is
+known, both without their slow course (Frisch and Waugh, 1933, Econometrica 1), the part that chance
+does not explain is taken out before the network, and that of the future is put back after it.
+
+Invariant: a group's effects depend on that group's rows alone, finite values stay finite, and
+`restore` is the exact inverse of what was taken out.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Rows = NDArray[np.intp]
+
+#: Periods over which the slow course of target and covariates is averaged.
+WINDOW = 25
+#: Observations that a regression needs, and so many more for each covariate.
+LEAST = 8
+LEAST_EACH = 3
+#: Weight of the noise in what a coefficient is shrunk by: 1 - (NOISE + 2 ln k) / t², or nothing; the
+#: more covariates (k), the more of them seem to explain something (Foster and George, 1994, Annals
+#: of Statistics 22).
+NOISE = 2.0
+#: Directions of the covariates that vary less than this share of one covariate are left out.
+LEAST_VARIANCE = 0.02
+#: Share of zeros beyond which effects add; zeros of a series that multiplies teach nothing.
+ADDITIVE_ZEROS = 0.2
+#: An effect stays within 1 / LIMIT .. LIMIT times the level, or LIMIT deviations of the target.
+LIMIT = 6.0
+#: So much of its past range a covariate's future counts beyond that range.
+BEYOND = 0.25
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CovariateEffects:
+    """Rows without the effects of their covariates, and what brings those of the future back.
+
+    adjusted: (rows, time). factor, offset: (rows, horizon), 1 and 0 where there is no effect.
+    """
+
+    adjusted: Floats
+    factor: Floats
+    offset: Floats
+
+    def restore(self, quantiles: Floats) -> Floats:
+        """(rows, levels, steps) of adjusted rows → of the rows as they are."""
+        steps = quantiles.shape[2]
+        return quantiles * self.factor[:, None, :steps] + self.offset[:, None, :steps]
+
+    def remove(self, future: Floats) -> Floats:
+        """(rows, steps) the future without its effects, as `adjusted` is the past."""
+        return np.asarray((future - self.offset) / self.factor)
+
+
+def without_effects(past: Floats, future: Floats, group: Rows, target: Flags) -> CovariateEffects:
+    """Take the effects of known covariates out of the targets of every group.
+
+    past: (rows, time), future: (rows, horizon), NaN where missing or unknown; a row that is no
+    target and whose future is known counts as a covariate of the targets of its group. The answer
+    has the targets' rows, in order.
+    """
+    rows = np.flatnonzero(target)
+    adjusted = past[rows].copy()
+    factor, offset = np.ones((len(rows), future.shape[1])), np.zeros((len(rows), future.shape[1]))
+    known = ~target & ~np.isnan(future).all(axis=1)
+    if not known.any():
+        return CovariateEffects(adjusted, factor, offset)
+    for part, drivers in _parts(group, rows, np.flatnonzero(known)):
+        fit = _Regression(adjusted[part], past[drivers], future[drivers])
+        adjusted[part] = (adjusted[part] - fit.past_offset) / fit.past_factor
+        factor[part], offset[part] = fit.factor, fit.offset
+    return CovariateEffects(adjusted, factor, offset)
+
+
+def _parts(group: Rows, targets: Rows, known: Rows) -> Iterator[tuple[Rows, Rows]]:
+    """Targets (n,), as positions, and the rows (n, covariates) that may drive them, by count."""
+    members: dict[int, list[int]] = {}
+    for row in known.tolist():
+        members.setdefault(int(group[row]), []).append(row)
+    drivers = [members.get(int(group[row]), []) for row in targets.tolist()]
+    for count in sorted({len(each) for each in drivers} - {0}):
+        part = [i for i, each in enumerate(drivers) if len(each) == count]
+        yield np.array(part, dtype=np.intp), np.array([drivers[i] for i in part], dtype=np.intp)
+
+
+class _Regression:
+    """The effects on targets (n, time) of covariates (n, covariates, time) with known futures."""
+
+    def __init__(self, values: Floats, drivers: Floats, ahead: Floats) -> None:
+        multiplies = _multiplies(values)
+        course = np.where(multiplies, np.log(np.where(values > 0, values, np.nan)), values)
+        centre, spread, seen = _centre(drivers), _range(drivers), ~np.isnan(course)
+        coefficients, unit = _coefficients(course, np.nan_to_num(drivers - centre), seen)
+        limit = np.where(multiplies, np.log(LIMIT), LIMIT * unit)
+        low, high = (f.reduce(drivers, axis=2)[..., None] for f in (np.fmin, np.fmax))
+        within = np.clip(ahead, low - BEYOND * spread, high + BEYOND * spread)
+        past, future = (
+            np.clip(np.einsum("nk,nkt->nt", coefficients, np.nan_to_num(x - centre)), -limit, limit)
+            for x in (drivers, within)
+        )
+        self.past_factor, self.past_offset = _kinds(past, multiplies)
+        self.factor, self.offset = _kinds(future, multiplies)
+
+
+def _kinds(effect: Floats, multiplies: Flags) -> tuple[Floats, Floats]:
+    return np.where(multiplies, np.exp(effect * multiplies), 1.0), np.where(multiplies, 0.0, effect)
+
+
+def _multiplies(values: Floats) -> Flags:
+    """(n, 1) rows whose effects multiply: no negative value, hardly a zero."""
+    zeros, seen = (values == 0).sum(axis=1), (~np.isnan(values)).sum(axis=1)
+    positive = np.fmin.reduce(values, axis=1) >= 0
+    return np.asarray((positive & (zeros <= ADDITIVE_ZEROS * seen))[:, None])
+
+
+def _centre(drivers: Floats) -> Floats:
+    """(n, covariates, 1) means of what is known."""
+    count = np.maximum((~np.isnan(drivers)).sum(axis=2, keepdims=True), 1)
+    return np.asarray(np.nansum(drivers, axis=2, keepdims=True) / count)
+
+
+def _range(drivers: Floats) -> Floats:
+    span = np.fmax.reduce(drivers, axis=2) - np.fmin.reduce(drivers, axis=2)
+    return np.nan_to_num(span)[..., None]
+
+
+def _coefficients(course: Floats, drivers: Floats, seen: Flags) -> tuple[Floats, Floats]:
+    """(n, covariates) coefficients after shrinking, and (n, 1) the course's own deviation.
+
+    Ordinary least squares in the principal directions of the covariates; each direction's
+    coefficient is shrunk by its own t, so that collinear ones share what they explain together
+    (Hocking, Speed and Lynn, 1976, Technometrics 18).
+    """
+    y = _without_course(course[:, None], seen[:, None])
+    x = _without_course(drivers, np.broadcast_to(seen[:, None], drivers.shape))
+    count = seen.sum(axis=1)
+    size = np.sqrt((x**2).sum(axis=2) / np.maximum(count, 1)[:, None])
+    present = size > 1e-6 * np.sqrt((drivers**2).mean(axis=2)) + 1e-12
+    x = np.where(present[..., None], x / np.where(present, size, 1.0)[..., None], 0.0)
+    scatter = np.einsum("nkt,nlt->nkl", x, x) / np.maximum(count, 1)[:, None, None]
+    variance, directions = np.linalg.eigh(scatter)
+    usable = variance > LEAST_VARIANCE
+    moment = np.einsum("nkt,nt->nk", x, y[:, 0]) / np.maximum(count, 1)[:, None]
+    along = np.einsum("nkd,nk->nd", directions, moment) / np.where(usable, variance, 1.0)
+    along = np.where(usable, along, 0.0)
+    total = (y[:, 0] ** 2).sum(axis=1) / np.maximum(count, 1)
+    left = np.maximum(total - (along**2 * variance).sum(axis=1), 1e-12 * total)
+    freedom = count * (1 - 1 / WINDOW) - usable.sum(axis=1) - 1
+    noise = left * count / np.maximum(freedom, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        square = along**2 * variance * count[:, None] / noise[:, None]
+        kept = np.clip(1 - (NOISE + 2 * np.log(drivers.shape[1])) / square, 0.0, 1.0)
+    enough = (count >= LEAST + LEAST_EACH * drivers.shape[1]) & (total > 0) & (freedom >= LEAST / 2)
+    along = np.where(enough[:, None] & usable, along * np.nan_to_num(kept), 0.0)
+    answer = np.einsum("nkd,nd->nk", directions, along)
+    return np.where(present, answer / np.where(present, size, 1.0), 0.0), np.sqrt(total)[:, None]
+
+
+def _without_course(values: Floats, seen: Flags) -> Floats:
+    """(n, k, time) less their centred moving means over what was seen; 0 where nothing was."""
+    half = WINDOW // 2
+    shown = np.where(seen, values, 0.0)
+    width = np.minimum(np.arange(values.shape[2]) + half + 1, values.shape[2])
+    start = np.maximum(np.arange(values.shape[2]) - half, 0)
+    sums, counts = (
+        total[..., width] - total[..., start]
+        for total in (
+            np.pad(np.cumsum(part, axis=2), ((0, 0), (0, 0), (1, 0))) for part in (shown, 1.0 * seen)
+        )
+    )
+    return np.where(seen, shown - sums / np.maximum(counts, 1), 0.0)
