@@ -213,8 +213,9 @@ def driver(rng: Generator, lengths: Ints, time: int) -> Floats:
 
 def _flags(rng: Generator, lengths: Ints, time: int) -> Floats:
     rows = len(lengths)
-    longest = rng.integers(1, 9, size=(rows, 1))
-    return spells(rng, rows, time, share=log_column(rng, rows, 0.05, 0.4), longest=longest)
+    longest = np.minimum(rng.integers(1, 9, size=(rows, 1)), max(1, time // 8))
+    share = log_column(rng, rows, float(np.clip(4 / time, 0.05, 0.25)), 0.4)
+    return spells(rng, rows, time, share=share, longest=longest)
 
 
 def _levels(rng: Generator, lengths: Ints, time: int) -> Floats:

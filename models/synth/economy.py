@@ -66,11 +66,14 @@ def _growth(rng: Generator, lengths: Ints, time: int) -> Floats:
 def _business_cycle(rng: Generator, lengths: Ints, time: int) -> Floats:
     """(rows, time) waves of 4 to 11 years for two in five rows."""
     rows = len(lengths)
-    per_year = np.maximum(lengths, 1)[:, None]
-    angle = 2 * np.pi / (column(rng, rows, 4, 11) * per_year)
-    radius = column(rng, rows, 0.75, 0.97) ** (1 / per_year)
-    size = log_column(rng, rows, 0.02, 0.15) * chance(rng, rows, 0.4)
-    return size * cyclic(rng, radius, angle, time)
+    some = np.flatnonzero(rng.random(rows) < 0.4)
+    per_year = np.maximum(lengths[some], 1)[:, None]
+    angle = 2 * np.pi / (column(rng, len(some), 4, 11) * per_year)
+    radius = column(rng, len(some), 0.75, 0.97) ** (1 / per_year)
+    waves = np.zeros((rows, time))
+    size = log_column(rng, len(some), 0.02, 0.15)
+    waves[some] = size * cyclic(rng, radius, angle, time)
+    return waves
 
 
 def _bounded(logs: Floats, most: float) -> Floats:

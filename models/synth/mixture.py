@@ -62,12 +62,12 @@ _SLOW = (0, 4, 12)
 def windows(rng: Generator, lengths: Ints, time: int) -> Floats:
     """(rows, time) series of all families mixed; row i has season `lengths[i]` (0: none).
 
-    Six in 100 are down-sampled from a finer series; some are convex mixtures of others (TSMixup),
+    Five in 100 are down-sampled from a finer series; some are convex mixtures of others (TSMixup),
     modulated, reversed, flipped, censored or rounded.
     """
     families = [family for family, _ in FAMILIES]
     picks = _picks(rng, lengths)
-    coarse = rng.random(len(lengths)) < 0.06
+    coarse = rng.random(len(lengths)) < 0.05
     picks[coarse] = picks[coarse][:1]  # one family, for it costs a call of its own
     factor = int(rng.integers(2, 5))
     values = np.empty((len(lengths), time))

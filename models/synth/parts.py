@@ -219,13 +219,14 @@ def spells(rng: Generator, rows: int, time: int, *, share: Floats, longest: Ints
     Half of the rows have spells of one duration.
     """
     several = rng.random((rows, 1)) < 0.5
-    duration = np.where(several, 1 + rng.random((rows, time)) * longest, longest).astype(np.int64)
     mean = np.where(several, (1 + longest) / 2, longest)
     rate = -np.log1p(-np.minimum(share, 0.95)) / mean
-    start = np.where(rng.random((rows, time)) < rate, duration, 0)
-    steps = np.arange(time)
-    reach = np.maximum.accumulate(np.where(start > 0, steps + start, 0), axis=1)
-    return np.where(steps < reach, 1.0, 0.0)
+    row, start = np.nonzero(rng.random((rows, time), dtype=np.float32) < rate)
+    longest = longest[row, 0]
+    duration = np.where(several[row, 0], rng.integers(1, longest + 1), longest)
+    end = np.zeros((rows, time), dtype=np.int64)
+    end[row, start] = start + duration
+    return np.where(np.arange(time) < np.maximum.accumulate(end, axis=1), 1.0, 0.0)
 
 
 # --- putting together ------------------------------------------------------------------------

@@ -286,9 +286,11 @@ def causal_graph(rng: Generator, lengths: Ints, time: int, *, nodes: int) -> Gra
 def _course(rng: Generator, lengths: Ints, time: int) -> Floats:
     """(rows, time) what drives a node from outside: a season with a smooth path or a cycle."""
     rows = len(lengths)
-    smooth = gaussian_process(rng, log_column(rng, rows, 0.02, 0.5), time)
-    cycle = cyclic(rng, column(rng, rows, 0.5, 0.97), column(rng, rows, 0.1, 2.0), time)
-    course = np.where(chance(rng, rows, 0.5) > 0, smooth, cycle)
+    smooth, course = rng.random(rows) < 0.5, np.empty((rows, time))
+    count = int(smooth.sum())
+    course[smooth] = gaussian_process(rng, log_column(rng, count, 0.02, 0.5), time)
+    radius, angle = column(rng, rows - count, 0.5, 0.97), column(rng, rows - count, 0.1, 2.0)
+    course[~smooth] = cyclic(rng, radius, angle, time)
     return course + log_column(rng, rows, 0.1, 1.5) * season(rng, lengths, time)
 
 

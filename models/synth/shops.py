@@ -104,7 +104,11 @@ def store_sales(rng: Generator, lengths: Ints, time: int) -> Floats:
 def negative_binomial(rng: Generator, rate: Floats, dispersion: Floats) -> Floats:
     """Counts of mean `rate` and variance rate + rate² · dispersion: Poisson of a gamma rate."""
     shape = np.broadcast_to(1 / dispersion, rate.shape)
-    return rng.poisson(rng.gamma(shape, rate / shape)).astype(np.float64)
+    mean = rate / shape * rng.standard_gamma(shape)
+    counts = np.round(mean + np.sqrt(mean) * rng.normal(size=mean.shape))  # as good for many
+    few = mean < 100
+    counts[few] = rng.poisson(mean[few])
+    return counts
 
 
 # --- what is planned -------------------------------------------------------------------------
@@ -144,14 +148,16 @@ def _plan(rng: Generator, lengths: Ints, time: int) -> _Plan:
 def promotions(rng: Generator, lengths: Ints, time: int) -> Floats:
     """(rows, time) ones where there is a promotion: at random, or every so often; some rows none.
 
-    Days have promotions of 1 to 14 periods, longer periods than days have 1 or 2.
+    Days have promotions of 1 to 14 periods, longer periods than days have 1 or 2; short windows
+    have shorter and more of them, so that an effect is seen before it is asked for.
     """
     rows = len(lengths)
     daily = np.isin(lengths, [0, 5, 7])[:, None] & (rng.random((rows, 1)) < 0.6)
     longest = np.where(daily, rng.integers(2, 15, size=(rows, 1)), rng.integers(1, 3, (rows, 1)))
-    share = log_column(rng, rows, 0.04, 0.45)
+    longest = np.minimum(longest, max(1, time // 8))
+    share = log_column(rng, rows, float(np.clip(4 / time, 0.04, 0.25)), 0.45)
     at_random = spells(rng, rows, time, share=share, longest=longest)
-    every = np.maximum(np.round(longest / share), longest + 1).astype(np.int64)
+    every = np.maximum(np.round(longest / share), longest + 2).astype(np.int64)
     turn = (np.arange(time) + rng.integers(0, every)) % every
     regular = np.where(turn < longest, 1.0, 0.0)
     made = np.where(chance(rng, rows, 0.25) > 0, regular, at_random)
@@ -209,7 +215,8 @@ def _sold(rng: Generator, lengths: Ints, plan: _Plan, effect: Floats) -> Shop:
     rows, time = plan.price.shape
     clear = plan.clear > 0
     holiday = holidays(rng, lengths, time)
-    log_rate = log_column(rng, rows, 0.02, 1.0) * season(rng, lengths, time).clip(-3, 3)
+    swing = np.where(clear, log_column(rng, rows, 0.02, 0.5), log_column(rng, rows, 0.02, 1.0))
+    log_rate = swing * season(rng, lengths, time).clip(-3, 3)
     log_rate += column(rng, rows, 0.0, 0.4) * outer_season(rng, lengths, time)
     log_rate += _course(rng, rows, time) * np.where(clear, 0.4, 1.0)
     log_rate += effect - _dip(rng, plan) + _holiday_effect(rng, holiday)
