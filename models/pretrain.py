@@ -194,9 +194,15 @@ def build_network(settings: PretrainSettings) -> Chronos2Model:
 
 
 def begin_from(model: Chronos2Model, directory: Path) -> None:
-    """Take the weights of a checkpoint of the same architecture. Raises CheckpointError."""
-    trained = load_series(directory).model.state_dict()
-    model.load_state_dict(trained)
+    """Take the weights of a checkpoint of the same architecture. Raises CheckpointError.
+
+    The answer's own layers start anew if the checkpoint had no guide: it answered whole values.
+    """
+    checkpoint = load_series(directory)
+    trained = checkpoint.model.state_dict()
+    if not checkpoint.options.get("guide", False):
+        trained = {k: v for k, v in trained.items() if not k.startswith("output_patch_embedding")}
+    model.load_state_dict(trained, strict=False)
 
 
 def _config(settings: PretrainSettings) -> Chronos2CoreConfig:
