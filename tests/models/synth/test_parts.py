@@ -67,7 +67,7 @@ def test_shifts_come_at_their_rate() -> None:
 
 def test_trends_start_at_zero_and_mostly_go_on() -> None:
     courses = parts.trend(generator(), 400, 100)
-    assert not courses[:, 0].any()
+    np.testing.assert_allclose(courses[:, 0], 0, atol=0.05)
     assert 0.3 < np.median(np.abs(courses[:, -1])) < 1.5
     past, future = courses[:, 79] - courses[:, 60], courses[:, 99] - courses[:, 80]
     assert (np.sign(past) == np.sign(future)).mean() > 0.8
