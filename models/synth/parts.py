@@ -121,14 +121,10 @@ def season(rng: Generator, lengths: Ints, time: int) -> Floats:
     longest = max(int(lengths.max(initial=1)), 1)
     rows = len(lengths)
     m = np.maximum(lengths, 1)[:, None]
-    phase = np.arange(longest)[None, :] / m
-    table = np.zeros((rows, longest))
-    for k in range(1, 4):
-        angle = 2 * np.pi * (k * phase + rng.random((rows, 1)))
-        table += np.sin(angle) * rng.normal(size=(rows, 1)) / k
-    table = np.where(chance(rng, rows, 0.2) > 0, np.exp(1.5 * table.clip(-2, 2)), table)
-    free = rng.standard_t(4, size=(rows, longest))
-    table = np.where(rng.random((rows, 1)) < 0.5, table, free)
+    table = np.empty((rows, longest))
+    free = rng.random(rows) < 0.5
+    table[free] = rng.standard_t(4, size=(int(free.sum()), longest))
+    table[~free] = _harmonics(rng, np.arange(longest)[None, :] / m[~free])
     inside = np.arange(longest)[None, :] < m
     mean = np.where(inside, table, 0).sum(axis=1, keepdims=True) / m
     spread = np.sqrt((np.where(inside, table - mean, 0) ** 2).sum(axis=1, keepdims=True) / m)
@@ -136,6 +132,18 @@ def season(rng: Generator, lengths: Ints, time: int) -> Floats:
     steps = (np.arange(time)[None, :] + rng.integers(0, longest, size=(rows, 1))) % m
     pattern = np.take_along_axis(table, steps, axis=1)
     return np.where(lengths[:, None] > 1, pattern, 0.0)
+
+
+def _harmonics(rng: Generator, phase: Floats) -> Floats:
+    """Sums of three waves at the phases (rows, longest), for a fifth of the rows as logarithms."""
+    rows = len(phase)
+    waves = np.zeros(phase.shape)
+    for k in range(1, 4):
+        angle = 2 * np.pi * (k * phase + rng.random((rows, 1)))
+        waves += np.sin(angle) * rng.normal(size=(rows, 1)) / k
+    peaked = rng.random(rows) < 0.2
+    waves[peaked] = np.exp(1.5 * waves[peaked].clip(-2, 2))
+    return waves
 
 
 def outer_length(rng: Generator, lengths: Ints) -> Floats:
@@ -175,17 +183,15 @@ def trend(rng: Generator, rows: int, time: int) -> Floats:
 
     Straight, bent, damped, exponential or with kinks: all go on after the context ends.
     """
-    t = np.linspace(0, 1, time)[None, :]
-    kind = rng.integers(0, 5, size=(rows, 1))
-    slope = rng.normal(size=(rows, 1))
-    rate = log_column(rng, rows, 1.0, 8.0)
-    damped = (1 - np.exp(-rate * t)) / (1 - np.exp(-rate))
-    growth = np.expm1(rate / 2 * t) / np.expm1(rate / 2)
-    bent = t + rng.normal(size=(rows, 1)) * t**2
-    kinked = t + np.cumsum(shifts(rng, rows, time, rate=2.0), axis=1) / time
-    special = [kind == 1, kind == 2, kind == 3, kind == 4]
-    shapes = [bent, damped, growth, kinked]
-    return np.asarray(slope * np.select(special, shapes, default=t + 0 * slope))
+    shape = np.linspace(0, 1, time)[None, :].repeat(rows, axis=0)
+    bent, damped, growing, kinked = rng.integers(0, 5, size=rows) == np.arange(4)[:, None]
+    shape[bent] += rng.normal(size=(int(bent.sum()), 1)) * shape[bent] ** 2
+    for curved, sign in ((damped, -1.0), (growing, 0.5)):
+        rate = sign * log_column(rng, int(curved.sum()), 1.0, 8.0)
+        shape[curved] = np.expm1(rate * shape[curved]) / np.expm1(rate)
+    kinks = shifts(rng, int(kinked.sum()), time, rate=2.0)
+    shape[kinked] += np.cumsum(kinks, axis=1) / time
+    return rng.normal(size=(rows, 1)) * shape
 
 
 def gaussian_process(rng: Generator, scale: Floats, time: int) -> Floats:

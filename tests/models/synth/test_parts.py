@@ -65,6 +65,14 @@ def test_shifts_come_at_their_rate() -> None:
     assert (np.diff(levels, axis=1) != 0).sum(axis=1).mean() == pytest.approx(3, rel=0.1)
 
 
+def test_trends_start_at_zero_and_mostly_go_on() -> None:
+    courses = parts.trend(generator(), 400, 100)
+    np.testing.assert_allclose(courses[:, 0], 0, atol=0.05)
+    assert 0.3 < np.median(np.abs(courses[:, -1])) < 1.5
+    past, future = courses[:, 79] - courses[:, 60], courses[:, 99] - courses[:, 80]
+    assert (np.sign(past) == np.sign(future)).mean() > 0.8
+
+
 def test_a_gaussian_process_has_unit_variance_and_its_length_scale() -> None:
     paths = parts.gaussian_process(generator(), np.full((4000, 1), 0.1), 100)
     assert paths.var(axis=0) == pytest.approx(1, rel=0.12)
