@@ -24,12 +24,10 @@ WINDOW = 25
 #: Observations that a regression needs, and so many more for each covariate.
 LEAST = 8
 LEAST_EACH = 3
-#: Weight of the noise in what a coefficient is shrunk by: 1 - (NOISE + 2 ln k) / t², or nothing; the
-#: more covariates (k), the more of them seem to explain something (Foster and George, 1994, Annals
-#: of Statistics 22).
-NOISE = 2.0
-#: Directions of the covariates that vary less than this share of one covariate are left out.
-LEAST_VARIANCE = 0.02
+#: Ridges that are tried, in units of a covariate's own variance.
+RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+#: Logarithm of the prior odds that covariates say nothing.
+DOUBT = 1.0
 #: Share of zeros beyond which effects add; zeros of a series that multiplies teach nothing.
 ADDITIVE_ZEROS = 0.2
 #: An effect stays within 1 / LIMIT .. LIMIT times the level, or LIMIT deviations of the target.
@@ -132,11 +130,11 @@ def _range(drivers: Floats) -> Floats:
 
 
 def _coefficients(course: Floats, drivers: Floats, seen: Flags) -> tuple[Floats, Floats]:
-    """(n, covariates) coefficients after shrinking, and (n, 1) the course's own deviation.
+    """(n, covariates) coefficients, and (n, 1) the course's own deviation.
 
-    Ordinary least squares in the principal directions of the covariates; each direction's
-    coefficient is shrunk by its own t, so that collinear ones share what they explain together
-    (Hocking, Speed and Lynn, 1976, Technometrics 18).
+    Ridge regressions of several strengths and none at all, each with the weight of its evidence: the
+    marginal likelihood under a normal prior (MacKay, 1992, Neural Computation 4). All of it turns
+    with the covariates, so that of collinear ones no one is preferred.
     """
     y = _without_course(course[:, None], seen[:, None])
     x = _without_course(drivers, np.broadcast_to(seen[:, None], drivers.shape))
@@ -146,20 +144,21 @@ def _coefficients(course: Floats, drivers: Floats, seen: Flags) -> tuple[Floats,
     x = np.where(present[..., None], x / np.where(present, size, 1.0)[..., None], 0.0)
     scatter = np.einsum("nkt,nlt->nkl", x, x) / np.maximum(count, 1)[:, None, None]
     variance, directions = np.linalg.eigh(scatter)
-    usable = variance > LEAST_VARIANCE
+    variance = np.maximum(variance, 0.0)
     moment = np.einsum("nkt,nt->nk", x, y[:, 0]) / np.maximum(count, 1)[:, None]
-    along = np.einsum("nkd,nk->nd", directions, moment) / np.where(usable, variance, 1.0)
-    along = np.where(usable, along, 0.0)
+    along = np.einsum("nkd,nk->nd", directions, moment)
     total = (y[:, 0] ** 2).sum(axis=1) / np.maximum(count, 1)
-    left = np.maximum(total - (along**2 * variance).sum(axis=1), 1e-12 * total)
-    freedom = count * (1 - 1 / WINDOW) - usable.sum(axis=1) - 1
-    noise = left * count / np.maximum(freedom, 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        square = along**2 * variance * count[:, None] / noise[:, None]
-        kept = np.clip(1 - (NOISE + 2 * np.log(drivers.shape[1])) / square, 0.0, 1.0)
-    enough = (count >= LEAST + LEAST_EACH * drivers.shape[1]) & (total > 0) & (freedom >= LEAST / 2)
-    along = np.where(enough[:, None] & usable, along * np.nan_to_num(kept), 0.0)
-    answer = np.einsum("nkd,nd->nk", directions, along)
+    enough = (count >= LEAST + LEAST_EACH * drivers.shape[1]) & (total > 0)
+    safe = np.where(enough, total, 1.0)
+    ridge = np.array(RIDGES)[:, None, None]  # (ridges, n, directions) from here on
+    gain = (along**2 / (variance + ridge)).sum(axis=2) / safe
+    evidence = -0.5 * (1 - 1 / WINDOW) * count * np.log(np.maximum(1 - gain, 1e-9))
+    evidence = evidence + 0.5 * np.log(ridge / (variance + ridge)).sum(axis=2) - np.log(len(RIDGES))
+    shift = np.maximum(evidence.max(axis=0), DOUBT)
+    weight = np.exp(evidence - shift)
+    weight = weight / (weight.sum(axis=0) + np.exp(DOUBT - shift))
+    shrunk = (weight[:, :, None] * along / (variance + ridge)).sum(axis=0) * enough[:, None]
+    answer = np.einsum("nkd,nd->nk", directions, shrunk)
     return np.where(present, answer / np.where(present, size, 1.0), 0.0), np.sqrt(total)[:, None]
 
 
@@ -172,7 +171,8 @@ def _without_course(values: Floats, seen: Flags) -> Floats:
     sums, counts = (
         total[..., width] - total[..., start]
         for total in (
-            np.pad(np.cumsum(part, axis=2), ((0, 0), (0, 0), (1, 0))) for part in (shown, 1.0 * seen)
+            np.pad(np.cumsum(part, axis=2), ((0, 0), (0, 0), (1, 0)))
+            for part in (shown, 1.0 * seen)
         )
     )
     return np.where(seen, shown - sums / np.maximum(counts, 1), 0.0)

@@ -224,9 +224,7 @@ class SeriesNetwork:
             deviations = np.maximum(deviations, least_deviation(rows.past[rows.target]))
         raw = self._unroll(rows, patches)[rows.target]
         _verify_finite(raw)
-        answer = distribution.widen(
-            distribution.monotone(_bounded(raw)), self._levels, deviations
-        )
+        answer = distribution.widen(distribution.monotone(_bounded(raw)), self._levels, deviations)
         for part in reversed(undone):
             answer = part.restore(answer)
         return answer
