@@ -147,6 +147,7 @@ def _load_series(settings: Settings) -> "SeriesNetwork":
             dtype=settings.dtype,
             threads=settings.cores,
             seasonal_adjustment=settings.seasonal_adjustment,
+            covariate_effects=settings.covariate_effects,
         )
     except CheckpointError as error:
         raise ConfigurationError(f"the series checkpoint is refused: {error}") from error

@@ -59,6 +59,11 @@ class Settings(BaseSettings):
         description="Forecast seasonally adjusted series and put the season back; "
         "auto does what the checkpoint was trained for.",
     )
+    covariate_effects: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Take out what known covariates explained in the past, and put back what "
+        "they say of the future; auto does what the checkpoint was trained for.",
+    )
 
     concurrent_batches: PositiveInt | None = Field(
         default=None,

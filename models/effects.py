@@ -28,6 +28,8 @@ LEAST_EACH = 3
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 #: Logarithm of the prior odds that covariates say nothing.
 DOUBT = 1.0
+#: Share of zeros beyond which a series counts as intermittent and keeps its values.
+INTERMITTENT_SHARE = 0.5
 #: Share of zeros beyond which effects add; zeros of a series that multiplies teach nothing.
 ADDITIVE_ZEROS = 0.2
 #: An effect stays within 1 / LIMIT .. LIMIT times the level, or LIMIT deviations of the target.
@@ -96,6 +98,7 @@ class _Regression:
         course = np.where(multiplies, np.log(np.where(values > 0, values, np.nan)), values)
         centre, spread, seen = _centre(drivers), _range(drivers), ~np.isnan(course)
         coefficients, unit = _coefficients(course, np.nan_to_num(drivers - centre), seen)
+        coefficients *= _regular(values)
         limit = np.where(multiplies, np.log(LIMIT), LIMIT * unit)
         low, high = (f.reduce(drivers, axis=2)[..., None] for f in (np.fmin, np.fmax))
         within = np.clip(ahead, low - BEYOND * spread, high + BEYOND * spread)
@@ -118,6 +121,12 @@ def _multiplies(values: Floats) -> Flags:
     return np.asarray((positive & (zeros <= ADDITIVE_ZEROS * seen))[:, None])
 
 
+def _regular(values: Floats) -> Flags:
+    """(n, 1) rows that are not intermittent: taking effects out would fill their zeros."""
+    zeros, seen = (values == 0).sum(axis=1), (~np.isnan(values)).sum(axis=1)
+    return np.asarray((zeros <= INTERMITTENT_SHARE * seen)[:, None])
+
+
 def _centre(drivers: Floats) -> Floats:
     """(n, covariates, 1) means of what is known."""
     count = np.maximum((~np.isnan(drivers)).sum(axis=2, keepdims=True), 1)
@@ -132,9 +141,9 @@ def _range(drivers: Floats) -> Floats:
 def _coefficients(course: Floats, drivers: Floats, seen: Flags) -> tuple[Floats, Floats]:
     """(n, covariates) coefficients, and (n, 1) the course's own deviation.
 
-    Ridge regressions of several strengths and none at all, each with the weight of its evidence: the
-    marginal likelihood under a normal prior (MacKay, 1992, Neural Computation 4). All of it turns
-    with the covariates, so that of collinear ones no one is preferred.
+    Ridge regressions of several strengths and none at all, each with the weight of its evidence,
+    the marginal likelihood under a normal prior (MacKay, 1992, Neural Computation 4). All of it
+    turns with the covariates, so that of collinear ones no one is preferred.
     """
     y = _without_course(course[:, None], seen[:, None])
     x = _without_course(drivers, np.broadcast_to(seen[:, None], drivers.shape))
@@ -163,11 +172,20 @@ def _coefficients(course: Floats, drivers: Floats, seen: Flags) -> tuple[Floats,
 
 
 def _without_course(values: Floats, seen: Flags) -> Floats:
-    """(n, k, time) less their centred moving means over what was seen; 0 where nothing was."""
-    half = WINDOW // 2
+    """(n, k, time) less a line and their centred moving means over what was seen; 0 elsewhere.
+
+    The line goes first, since a mean of what lies on one side of the ends would follow it late.
+    """
+    half, time = WINDOW // 2, values.shape[2]
+    count = np.maximum(seen.sum(axis=2, keepdims=True), 1)
+    middle = (seen * np.arange(time)).sum(axis=2, keepdims=True) / count
+    steps = np.where(seen, np.arange(time) - middle, 0.0)
     shown = np.where(seen, values, 0.0)
-    width = np.minimum(np.arange(values.shape[2]) + half + 1, values.shape[2])
-    start = np.maximum(np.arange(values.shape[2]) - half, 0)
+    square = np.maximum((steps**2).sum(axis=2, keepdims=True), 1)
+    slope = (steps * shown).sum(axis=2, keepdims=True) / square
+    shown = np.where(seen, shown - slope * steps, 0.0)
+    width = np.minimum(np.arange(time) + half + 1, time)
+    start = np.maximum(np.arange(time) - half, 0)
     sums, counts = (
         total[..., width] - total[..., start]
         for total in (

@@ -1,11 +1,12 @@
 """A guide for the network: the classical forecast of each row, from a bank of smoothing models.
 
-A small network learns what a good statistical forecast gets wrong much sooner than it learns to make
-one. The bank holds simple exponential smoothing, Holt's trend with and without damping (Gardner and
-McKenzie, 1985, Management Science 31) and Theta (Assimakopoulos and Nikolopoulos, 2000, International
-Journal of Forecasting 16; as smoothing with half the slope: Hyndman and Billah, 2003, ibid. 19), each
-at fixed parameters. Every one of them is linear in the history, so one product gives the one-step
-errors of all; their likelihoods weigh the forecasts, as in Bayesian model averaging.
+A small network learns what a good statistical forecast gets wrong much sooner than it learns to
+make one. The bank holds simple exponential smoothing, Holt's trend with and without damping
+(Gardner and McKenzie, 1985, Management Science 31) and Theta (Assimakopoulos and Nikolopoulos,
+2000, International Journal of Forecasting 16; as smoothing with half the slope of a line: Hyndman
+and Billah, 2003, ibid. 19), each at fixed parameters. Every one of them is linear in the history,
+so one product gives the one-step errors of all; their likelihoods weigh the forecasts, as in
+Bayesian model averaging.
 
 Invariant: a row's guide depends on that row's values alone, moves and scales with them, and is
 finite.

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -46,6 +46,9 @@ LARGEST = float(np.finfo(np.float32).max)
 #: about 16 rows of 512 points in a network of 2 M parameters (measured with sleeping threads).
 PARALLEL_PRODUCTS = 1_000_000_000
 
+SWITCHES: dict[str, bool | None] = {"auto": None, "on": True, "off": False}
+
+SwitchName = Literal["auto", "on", "off"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 DtypeName = Literal["auto", "float32", "bfloat16"]
 
@@ -63,6 +66,8 @@ class SeriesDescription:
     horizon: int  # periods answered in one pass; longer horizons are unrolled
     quantile_levels: tuple[float, ...]
     seasonal_adjustment: bool
+    covariate_effects: bool
+    guided: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,8 +88,9 @@ class SeriesNetwork:
         device: DeviceName = "auto",
         dtype: DtypeName = "auto",
         seasonal_adjustment: bool | None = None,
+        covariate_effects: bool | None = None,
     ) -> None:
-        """seasonal_adjustment: None does what the checkpoint was trained for."""
+        """seasonal_adjustment, covariate_effects: None does what the checkpoint was trained for."""
         config = checkpoint.model.chronos_config
         self._device = _device(device)
         self._dtype = _dtype(dtype, self._device)
@@ -96,16 +102,17 @@ class SeriesNetwork:
         self._context: int = config.context_length
         self._most_patches = config.max_output_patches
         self._arcsinh = config.use_arcsinh
-        stored = bool(checkpoint.options.get("seasonal_adjustment", False))
-        self._adjusts = stored if seasonal_adjustment is None else seasonal_adjustment
-        self._effects = bool(checkpoint.options.get("covariate_effects", False))
-        self._guided = bool(checkpoint.options.get("guide", False))
+        options = checkpoint.options
+        self._adjusts = _chosen(seasonal_adjustment, options, "seasonal_adjustment")
+        self._effects = _chosen(covariate_effects, options, "covariate_effects")
+        self._guided = bool(options.get("guide", False))
         self._paths = _paths(self._levels)
         self._threads, self._running = torch.get_num_threads(), 0
         self._lock = threading.Lock()
         self._name = checkpoint.name
         self._parameters = sum(weight.numel() for weight in checkpoint.model.parameters())
         setup = f"{ENGINE}:{checkpoint.digest}:{self._dtype}:{self._device.type}:{self._adjusts}"
+        setup += f":{self._effects}"
         self._fingerprint = hashlib.sha256(setup.encode()).hexdigest()
 
     @classmethod
@@ -117,7 +124,8 @@ class SeriesNetwork:
         device: DeviceName = "auto",
         dtype: DtypeName = "auto",
         threads: int | None = None,
-        seasonal_adjustment: Literal["auto", "on", "off"] = "auto",
+        seasonal_adjustment: SwitchName = "auto",
+        covariate_effects: SwitchName = "auto",
     ) -> "SeriesNetwork":
         """Read, verify and warm up a checkpoint; CheckpointError says what is wrong with it.
 
@@ -125,9 +133,13 @@ class SeriesNetwork:
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        wanted = {"auto": None, "on": True, "off": False}[seasonal_adjustment]
-        checkpoint = load_series(directory, base=base)
-        network = cls(checkpoint, device=device, dtype=dtype, seasonal_adjustment=wanted)
+        network = cls(
+            load_series(directory, base=base),
+            device=device,
+            dtype=dtype,
+            seasonal_adjustment=SWITCHES[seasonal_adjustment],
+            covariate_effects=SWITCHES[covariate_effects],
+        )
         network.warm_up()
         return network
 
@@ -147,6 +159,8 @@ class SeriesNetwork:
             horizon=self._most_patches * self._patch,
             quantile_levels=self._levels,
             seasonal_adjustment=self._adjusts,
+            covariate_effects=self._effects,
+            guided=self._guided,
         )
 
     def gpu_memory_bytes(self) -> int:
@@ -309,6 +323,10 @@ class SeriesNetwork:
         if self._device.type == "cpu":
             return tensor
         return tensor.pin_memory().to(self._device, non_blocking=True)
+
+
+def _chosen(wanted: bool | None, options: dict[str, Any], name: str) -> bool:
+    return bool(options.get(name, False)) if wanted is None else wanted
 
 
 def _results(

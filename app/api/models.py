@@ -32,6 +32,8 @@ class NetworkResponse(BaseModel):
     horizon: int = Field(description="Periods answered in one pass; longer horizons are unrolled.")
     quantile_levels: list[float] = Field(description="Levels computed; others are interpolated.")
     seasonal_adjustment: bool
+    covariate_effects: bool = Field(description="Whether effects of known covariates are removed.")
+    guided: bool = Field(description="Whether the network is told what smoothing expects.")
 
 
 class VersionResponse(BaseModel):

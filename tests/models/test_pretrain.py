@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from chronos.chronos2.model import Chronos2Model
 from safetensors.torch import load_file
 
 from models.base import ModelError, Series, SeriesTask
+from models.checkpoint import load_series, save_random
 from models.pretrain import (
     PretrainSettings,
     Progress,
+    begin_from,
     build_network,
     draw_batch,
     main,
@@ -26,8 +29,6 @@ from models.series import SeriesNetwork
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from chronos.chronos2.model import Chronos2Model
 
 
 @pytest.fixture
@@ -76,7 +77,10 @@ def test_batches_keep_to_the_limits(small: PretrainSettings) -> None:
         assert 8 <= batch.context.shape[1] <= small.context_length
         assert batch.future.shape[1] % small.patch == 0
         assert batch.future.shape == batch.known.shape
-        assert not (~batch.future.isnan() & ~batch.known.isnan()).any()
+        forecast = ~batch.guide.isnan()
+        told = ~batch.known.isnan() & ~forecast
+        assert not (~batch.future.isnan() & told).any(), "what is told is not scored"
+        assert (batch.known == batch.guide)[forecast].all(), "a target knows its guide alone"
     assert 18 <= alone <= 38
 
 
@@ -129,6 +133,8 @@ def test_the_checkpoint_says_what_it_is(small: PretrainSettings) -> None:
     progress = pretrain(small)
     config = json.loads((small.out / "config.json").read_text())
     assert config["shopcast"] == {
+        "covariate_effects": True,
+        "guide": True,
         "seasonal_adjustment": True,
         "seed": 0,
         "trained_steps": progress.step,
@@ -165,6 +171,20 @@ def test_another_architecture_is_refused(small: PretrainSettings) -> None:
     pretrain(dataclasses.replace(small, windows=100))
     with pytest.raises(ModelError, match="another architecture"):
         pretrain(dataclasses.replace(small, d_ff=96))
+
+
+def test_a_run_may_begin_from_a_checkpoint(small: PretrainSettings, tmp_path: Path) -> None:
+    pretrain(dataclasses.replace(small, windows=100))
+    network = build_network(small)
+    begin_from(network, small.out)
+    stored = load_file(small.out / "model.safetensors")
+    for name, value in network.named_parameters():
+        torch.testing.assert_close(value, stored[name].float())
+    plain = save_random(tmp_path / "unguided", "tiny")
+    other = Chronos2Model(load_series(plain).model.config)
+    before = other.output_patch_embedding.output_layer.weight.clone()
+    begin_from(other, plain)
+    assert same(other.output_patch_embedding.output_layer.weight, before), "it had no guide"
 
 
 def test_a_time_budget_ends_the_run(small: PretrainSettings) -> None:

@@ -13,7 +13,7 @@ from chronos import Chronos2Pipeline
 from numpy.typing import NDArray
 
 from models.base import Covariate, FloatArray, ModelError, Series, SeriesForecast, SeriesTask
-from models.checkpoint import QUANTILES, save_random, shipped
+from models.checkpoint import QUANTILES, load_series, save_random, shipped
 from models.series import SeriesNetwork
 
 RNG = np.random.default_rng(7)
@@ -38,10 +38,11 @@ def task(target: NDArray[np.floating[Any]], *, horizon: int = 28, **series: Any)
 
 
 class Pair:
-    """The engine and the library's own pipeline on one checkpoint."""
+    """The engine, without what we put around it, and the library's own pipeline."""
 
     def __init__(self, directory: Path) -> None:
-        self.engine = SeriesNetwork.load(directory, device="cpu", seasonal_adjustment="off")
+        bare = replace(load_series(directory), options={})
+        self.engine = SeriesNetwork(bare, device="cpu")
         self.library = Chronos2Pipeline.from_pretrained(directory, dtype=torch.float32)
 
     def compare(self, tasks: Sequence[SeriesTask], inputs: list[Any], **options: Any) -> None:
