@@ -62,6 +62,49 @@ def test_promotions_last_by_their_calendar() -> None:
     assert daily[:, 1:].sum() / (np.diff(daily, axis=1) > 0).sum() > 2
 
 
+@pytest.mark.parametrize("length", [7, 12, 52])
+def test_short_windows_show_promotions_before_they_are_asked_for(length: int) -> None:
+    flags = shops.promotions(generator(), lengths(400, length), 40)
+    seen, asked = flags[:, :30].any(axis=1), flags[:, 30:].any(axis=1)
+    assert (seen & ~flags[:, :30].all(axis=1)).mean() > 0.75
+    assert (seen & asked).sum() / asked.sum() > 0.85
+
+
+def test_holidays_move_the_rate_and_some_the_days_before() -> None:
+    holiday = np.zeros((400, 30))
+    holiday[:, 20] = 1
+    effect = shops._holiday_effect(generator(), holiday)
+    assert np.abs(effect[:, 20]).min() >= 0.1
+    assert not effect[:, 21:].any()
+    run_up = effect[:, 19] > 0
+    assert 0.25 < run_up.mean() < 0.42
+    assert (np.diff(effect[run_up, 10:20], axis=1) > 0).all()
+
+
+def test_a_dip_follows_a_promotion_and_fades() -> None:
+    plan = shops._plan(generator(), lengths(400, 7), 200)
+    dip = shops._dip(generator(), plan)
+    assert dip.min() >= 0
+    assert not dip[plan.promotion == 1].any()
+    row, last = np.nonzero((np.diff(plan.promotion, axis=1) < 0) & (dip[:, 1:] > 0.01))
+    followed = (last + 2 < 200) & (plan.promotion[row, np.minimum(last + 2, 199)] == 0)
+    row, first = row[followed], last[followed] + 1
+    assert len(row) > 200
+    assert (dip[row, first + 1] <= dip[row, first]).all()
+    assert (dip[row, first + 1] < dip[row, first]).mean() > 0.5
+
+
+def test_what_comes_back_was_sold_before() -> None:
+    sales = np.zeros((2000, 60))
+    sales[:, :10] = 1000.0
+    back = shops._returns(generator(), sales)
+    some = back.any(axis=1)
+    assert 0.03 < some.mean() < 0.1
+    assert (back[some].sum(axis=1) < 0.65 * 10_000).all()
+    assert not back[:, 0].any()
+    assert not back[:, 24:].any()
+
+
 def test_prices_have_few_levels_and_fall_in_promotions() -> None:
     promotion = shops.promotions(generator(), lengths(300, 7), 150)
     price = shops.prices(generator(), promotion, np.full((300, 1), 0.3))
