@@ -40,7 +40,7 @@ from models.seasonal import CANDIDATES, adjust
 from models.synth.series import groups, singles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from chronos.chronos2.config import Chronos2CoreConfig
 
@@ -60,6 +60,8 @@ TOLD: tuple[tuple[Seasons, float], ...] = (
     ((5,), 0.05),
     (None, 0.07),
 )
+#: What stands around the network, as checkpoints and settings call it.
+AROUND = ("seasonal_adjustment", "covariate_effects", "guide")
 _HELD_OUT = 1 << 40  # steps from here on are for validation
 
 
@@ -71,7 +73,8 @@ class PretrainSettings:
     from and of the curve. windows: rows to train on in all; budget_s: seconds of work, without
     pauses, after which the run ends sooner (None: no limit); the learning rate follows whichever
     of the two is further on, and falls to nothing over the last `cooldown` of it. batch_tokens:
-    patches of a step. dtype of the products: "float32" or "bfloat16".
+    patches of a step. dtype of the products: "float32" or "bfloat16". init: a checkpoint to begin
+    from. without: what of AROUND is left out, comma separated, to see what it is worth.
     """
 
     out: Path
@@ -99,6 +102,7 @@ class PretrainSettings:
     context_length: int = 1024
     max_output_patches: int = 16
     init: Path | None = None
+    without: str = ""
 
     def __post_init__(self) -> None:
         """Raise ModelError for what no run can be made of."""
@@ -106,6 +110,14 @@ class PretrainSettings:
             raise ModelError("windows, batch_tokens, layers, heads and patch must be positive")
         if not 0 < self.cooldown <= 1 or not 0 <= self.grouped_share <= 1:
             raise ModelError("cooldown must lie in (0, 1], grouped_share in [0, 1]")
+        if unknown := set(filter(None, self.without.split(","))) - set(AROUND):
+            raise ModelError(f"without must name some of {', '.join(AROUND)}, not {min(unknown)!r}")
+
+    @property
+    def around(self) -> dict[str, bool]:
+        """What stands around the network, in training as in serving."""
+        left_out = self.without.split(",")
+        return {name: name not in left_out for name in AROUND}
 
 
 @dataclass(slots=True)
@@ -273,7 +285,8 @@ def draw_batch(settings: PretrainSettings, step: int, *, rank: int = 0) -> Batch
     alone = rng.random() >= settings.grouped_share
     told, lengths = _told_seasons(rng, rows if alone else -(-rows // 3))
     made = (singles if alone else groups)(rng, lengths, time)
-    return _adjusted(rng, made, context, [told[g] for g in made.group.tolist()])
+    seasons = [told[g] if settings.around["seasonal_adjustment"] else () for g in made.group]
+    return _adjusted(rng, made, context, seasons, around=settings.around)
 
 
 def _lengths(rng: np.random.Generator, settings: PretrainSettings) -> tuple[int, int]:
@@ -329,19 +342,26 @@ def _lost(rng: np.random.Generator, rows: int, time: int) -> Flags:
 
 
 def _adjusted(
-    rng: np.random.Generator, made: Grouped, context: int, seasons: Sequence[Seasons]
+    rng: np.random.Generator,
+    made: Grouped,
+    context: int,
+    seasons: Sequence[Seasons],
+    *,
+    around: Mapping[str, bool],
 ) -> Batch:
-    """Take the season out of the targets as serving does, and out of their future to be learned."""
+    """Take season and effects out of the targets, as serving does, and of their future."""
     values, rows = _in_units(rng, made.values), np.flatnonzero(made.target)
     past, future = values[:, :context].copy(), values[:, context:].copy()
     lost = _lost(rng, len(rows), context)
     adjustment = adjust(np.where(lost, np.nan, past[rows]), [seasons[i] for i in rows.tolist()])
     known = np.where(made.known[:, None], future, np.nan)
     past[rows], future[rows] = adjustment.adjusted, adjustment.remove(future[rows])
-    effects = without_effects(past, known, made.group, made.target)
-    past[rows], future[rows] = effects.adjusted, effects.remove(future[rows])
+    if around["covariate_effects"]:
+        effects = without_effects(past, known, made.group, made.target)
+        past[rows], future[rows] = effects.adjusted, effects.remove(future[rows])
     guides = np.full_like(future, np.nan)
-    guides[rows] = known[rows] = guide(effects.adjusted, future.shape[1])
+    if around["guide"]:
+        guides[rows] = known[rows] = guide(past[rows], future.shape[1])
     future[made.known] = np.nan
     alone = len(np.unique(made.group)) == len(made.group)
     return Batch(
@@ -638,9 +658,7 @@ def export(
     config = model.config.to_dict() | {
         "dtype": "bfloat16",
         "shopcast": {
-            "seasonal_adjustment": True,
-            "covariate_effects": True,
-            "guide": True,
+            **settings.around,
             "trained_windows": progress.windows,
             "trained_steps": progress.step,
             "seed": settings.seed,

@@ -187,14 +187,25 @@ def test_a_run_may_begin_from_a_checkpoint(small: PretrainSettings, tmp_path: Pa
     assert same(other.output_patch_embedding.output_layer.weight, before), "it had no guide"
 
 
+def test_what_stands_around_the_network_can_be_left_out(small: PretrainSettings) -> None:
+    bare = dataclasses.replace(small, without="guide,covariate_effects", windows=100)
+    assert draw_batch(bare, 3).guide.isnan().all()
+    pretrain(bare)
+    network = SeriesNetwork.load(bare.out).describe()
+    assert (network.guided, network.covariate_effects) == (False, False)
+    assert network.seasonal_adjustment
+
+
 def test_a_time_budget_ends_the_run(small: PretrainSettings) -> None:
     assert Progress(active_s=30).share(dataclasses.replace(small, budget_s=20)) >= 1
     progress = pretrain(dataclasses.replace(small, windows=10**9, budget_s=0.5))
     assert progress.active_s < 10
 
 
-@pytest.mark.parametrize("wrong", [{"windows": 0}, {"cooldown": 0.0}, {"grouped_share": 2.0}])
-def test_settings_of_no_run_are_refused(small: PretrainSettings, wrong: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "wrong", [{"windows": 0}, {"cooldown": 0.0}, {"grouped_share": 2.0}, {"without": "sense"}]
+)
+def test_settings_of_no_run_are_refused(small: PretrainSettings, wrong: dict[str, object]) -> None:
     with pytest.raises(ModelError, match="must"):
         dataclasses.replace(small, **wrong)  # type: ignore[arg-type]
 
