@@ -43,6 +43,10 @@ SMOOTHING = 0.125
 INDEX_LIMIT = 10.0
 #: Weight of the noise in what an index is shrunk by.
 SHRINKAGE = 1.0
+#: Weights of a cycle beside the next one, for seasons that move.
+DISCOUNTS = (1.0, 0.9, 0.8, 0.65)
+#: Latest cycles by which the discounts are judged.
+JUDGED_CYCLES = 40
 #: Share of zeros beyond which a series counts as intermittent and keeps its values.
 INTERMITTENT_SHARE = 0.5
 #: Candidates for a season that are tested thoroughly.
@@ -394,7 +398,8 @@ def _effects(
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.where(trend > 0, values / trend, np.nan)
     effect = np.where(multiplies, ratio - 1, values - trend)
-    index = _smoothed(_shrunk(_clipped(_cycles(effect, length))))
+    cycles = _clipped(_cycles(effect, length))
+    index = _smoothed(_shrunk(cycles, _recency(cycles)))
     factor = np.clip(1 + index, 1 / INDEX_LIMIT, INDEX_LIMIT)
     return np.where(multiplies, factor, 1.0), np.where(multiplies, 0.0, index)
 
@@ -425,20 +430,56 @@ def _median(values: Floats, *, axis: int) -> Floats:
     return np.where(count > 0, (ends[0] + ends[1]).squeeze(axis) / 2, 0.0)
 
 
-def _shrunk(cycles: Floats) -> Floats:
-    """(rows, length) means of the phases about their common mean, shrunk as in James and Stein.
+def _recency(cycles: Floats) -> Floats:
+    """(rows, cycles, 1) weights of the cycles: later ones count more where the season moves.
+
+    Of several discounts a cycle each foretells every cycle from those before it, as seasonal
+    exponential smoothing does; the likelihood of what came says how much each is believed.
+    """
+    latest = cycles[:, -JUDGED_CYCLES:]
+    seen = ~np.isnan(latest).transpose(1, 0, 2)  # (cycles, rows, length) from here on
+    values = np.where(seen, latest.transpose(1, 0, 2), 0.0)
+    discounts = np.array(DISCOUNTS)[:, None]
+    sums, weights = (_discounted(part, discounts) for part in (values, 1.0 * seen))
+    foretold = seen & (weights > 0)
+    error = np.where(foretold, values - sums / np.where(weights > 0, weights, 1.0), 0.0)
+    count = foretold[0].sum(axis=(0, 2))
+    variance = np.square(error).sum(axis=(1, 3)) / np.maximum(count, 1)
+    likelihood = -0.5 * count * np.log(np.maximum(variance, 1e-12))
+    share = np.exp(likelihood - likelihood.max(axis=0))
+    share /= share.sum(axis=0)
+    lived = ~np.isnan(cycles).all(axis=2)  # a row begins with its first observation
+    each = discounts[:, None] ** np.arange(cycles.shape[1])[::-1] * lived
+    each /= np.maximum(each.sum(axis=2, keepdims=True), 1e-300)
+    return np.einsum("dr,drc->rc", share, each)[:, :, None]
+
+
+def _discounted(values: Floats, discounts: Floats) -> Floats:
+    """(cycles, …) → (discounts, cycles, …) sums of the cycles before each, by discount and age."""
+    age = np.arange(len(values))
+    lag = age[:, None] - age[None, :] - 1
+    before = np.where(lag >= 0, discounts[:, :, None] ** np.maximum(lag, 0), 0.0)
+    flat = before.reshape(-1, len(values)) @ values.reshape(len(values), -1)
+    return flat.reshape(len(discounts), *values.shape)
+
+
+def _shrunk(cycles: Floats, weights: Floats) -> Floats:
+    """(rows, length) weighted means of the phases about their common mean, shrunk (James, Stein).
 
     The share kept is 1 - 1 / F: F the variance of the means over what the scatter within the
-    phases would give them.
+    phases would give them. weights: (rows, cycles, 1).
     """
     seen = ~np.isnan(cycles)
-    count = seen.sum(axis=1)
-    mean = np.nansum(cycles, axis=1) / np.maximum(count, 1)
-    present = count > 0
+    weights = np.where(seen, weights, 0.0)
+    total = weights.sum(axis=1)
+    present = total > 0
+    safe = np.where(present, total, 1.0)
+    count = safe**2 / np.where(present, (weights**2).sum(axis=1), 1.0)  # as if so many cycles
+    mean = np.nansum(cycles * weights, axis=1) / safe
     phases = np.maximum(present.sum(axis=1), 2)
     mean = np.where(present, mean - _over(mean, present)[:, None], 0.0)
     within = np.where(seen, cycles - _over(cycles, seen, axis=1)[:, None, :], 0.0)
-    freedom = np.maximum(count.sum(axis=1) - phases, 1)
+    freedom = np.maximum(seen.sum(axis=(1, 2)) - phases, 1)
     noise = (within**2).sum(axis=(1, 2)) / freedom
     per_mean = _over(1.0 / np.maximum(count, 1), present)
     between = (mean**2).sum(axis=1) / (phases - 1)

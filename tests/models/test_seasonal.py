@@ -106,6 +106,23 @@ def test_noise_is_hardly_touched() -> None:
     assert np.abs(change).mean() < 0.15
 
 
+def test_a_season_that_moves_is_followed() -> None:
+    years = np.arange(16)[:, None]
+    early, late = (np.random.default_rng(i).normal(size=12) for i in (1, 2))
+    moving = 100 + 10 * (early + (late - early) * years / 15)
+    noise = np.random.default_rng(3).normal(size=(20, 192))
+    adjusted = adjust(moving.ravel() + noise, [(12,)] * 20)
+    season = adjusted.restore(np.full((20, 1, 12), 100.0))[:, 0] - 100
+    latest, average = (part - part.mean() for part in (moving[-1], moving.mean(axis=0)))
+    assert np.abs(season - latest).mean() < 0.35 * np.abs(average - latest).mean()
+
+
+def test_a_season_that_stays_is_averaged_over_all_cycles() -> None:
+    flat = adjust(weekly(40, weeks=40, noise=0.2), [(7,)] * 40)
+    index = flat.restore(np.full((40, 1, 7), 100.0))[:, 0]
+    assert np.abs(index / (100 * WEEK / WEEK.mean()) - 1).mean() < 0.045, "0.2 / √40 and a little"
+
+
 def test_an_index_shrinks_where_little_speaks_for_it() -> None:
     noise = np.random.default_rng(3).normal(size=(300, 28))
     effects = adjust(noise, [(7,)] * 300).restore(np.zeros((300, 1, 7)))[:, 0]
