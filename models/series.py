@@ -201,7 +201,7 @@ class SeriesNetwork:
         except ImportError as error:
             raise SetupError(
                 f"runtime onnx needs a package that is missing ({error.name}): "
-                "install shopcast[onnx], or set SHOPCAST_RUNTIME=torch"
+                "`pip install onnx onnxruntime`, or set SHOPCAST_RUNTIME=torch"
             ) from error
         forward = Forward(model, device=self._device, dtype=torch.float32)
         return OnnxForward(forward, int8=self._dtype == torch.int8, threads=self._threads)
