@@ -17,7 +17,7 @@ from app.db import ModelVersionRow
 from app.errors import ConfigurationError, NotFoundError
 from app.metrics import Metrics
 from app.settings import Settings
-from models.base import CheckpointError
+from models.base import CheckpointError, SetupError
 
 if TYPE_CHECKING:
     from models.series import SeriesDescription, SeriesNetwork
@@ -145,9 +145,12 @@ def _load_series(settings: Settings) -> "SeriesNetwork":
             base=settings.series_base,
             device=settings.device,
             dtype=settings.dtype,
+            runtime=settings.runtime,
             threads=settings.cores,
             seasonal_adjustment=settings.seasonal_adjustment,
             covariate_effects=settings.covariate_effects,
         )
+    except SetupError as error:
+        raise ConfigurationError(str(error)) from error
     except CheckpointError as error:
         raise ConfigurationError(f"the series checkpoint is refused: {error}") from error

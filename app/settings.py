@@ -48,8 +48,15 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where networks run; auto takes a GPU if there is one."
     )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Arithmetic of networks; auto is bfloat16 on a GPU, else float32."
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        "auto",
+        description="Arithmetic of networks; auto is bfloat16 on a GPU, else float32. "
+        "int8 needs runtime onnx.",
+    )
+    runtime: Literal["auto", "torch", "onnx"] = Field(
+        "auto",
+        description="What computes networks: PyTorch, or ONNX Runtime, on a CPU alone and in "
+        "float32 or int8; auto is onnx wherever it can, else torch.",
     )
     threads: PositiveInt | None = Field(
         default=None, description="CPU threads of a network; the default is one for each core."

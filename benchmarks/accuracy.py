@@ -150,10 +150,14 @@ def part(collection: Collection, *, final: bool, limit: int | None) -> Collectio
 # --- methods ---------------------------------------------------------------------------------
 
 
-def shopcast(directory: Path, adjustment: str) -> Method:
+def shopcast(directory: Path, options: argparse.Namespace) -> Method:
     """The network of a checkpoint directory, as the service runs it."""
     network = SeriesNetwork.load(
-        directory, threads=2, dtype="float32", seasonal_adjustment=adjustment
+        directory,
+        threads=2,
+        runtime=options.runtime,
+        dtype=options.dtype,
+        seasonal_adjustment=options.adjustment,
     )
 
     def forecast(collection: Collection) -> list[Floats]:
@@ -245,7 +249,7 @@ def geometric_mean(values: list[float]) -> float:
 def run(options: argparse.Namespace) -> dict[str, object]:
     """Score every method on every set, printing as it goes."""
     methods: dict[str, Method] = {
-        f"shopcast:{path.name}": shopcast(path, options.adjustment) for path in options.checkpoint
+        f"shopcast:{path.name}": shopcast(path, options) for path in options.checkpoint
     }
     if options.baselines:
         methods |= {name: statistical(name) for name in ("AutoETS", "AutoTheta")}
@@ -302,6 +306,7 @@ def _stamp(options: argparse.Namespace) -> dict[str, object]:
     )
     packages = (
         "torch",
+        "onnxruntime",
         "chronos-forecasting",
         "transformers",
         "statsforecast",
@@ -313,6 +318,8 @@ def _stamp(options: argparse.Namespace) -> dict[str, object]:
         "commit": commit.stdout.strip(),
         "final": options.final,
         "limit": options.limit,
+        "runtime": options.runtime,
+        "dtype": options.dtype,
         "versions": {package: version(package) for package in packages},
     }
 
@@ -327,6 +334,8 @@ def main() -> None:
     which.add_argument("--final", action="store_true", help="the other three; is recorded")
     parser.add_argument("--checkpoint", type=Path, nargs="*", default=[PRETRAINED])
     parser.add_argument("--adjustment", choices=("auto", "on", "off"), default="auto")
+    parser.add_argument("--runtime", choices=("auto", "torch", "onnx"), default="auto")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "int8"), default="float32")
     parser.add_argument("--baselines", action="store_true", help="also AutoETS and AutoTheta")
     parser.add_argument("--limit", type=int, help="at most so many series a set")
     parser.add_argument("--data", type=Path, help="directory of shop data sets")

@@ -23,6 +23,10 @@ class CheckpointError(ModelError):
     """A checkpoint that cannot be served; the message says which file or tensor, and why."""
 
 
+class SetupError(ModelError):
+    """What this installation or machine cannot do; the message says what would help."""
+
+
 class OutOfMemoryError(ModelError):
     """The batch did not fit the device; a smaller one may."""
 

@@ -45,18 +45,18 @@ class Forward:
         self.device = device
         self.patch = model.chronos_config.input_patch_size
         self.levels = len(model.chronos_config.quantiles)
-        self._scale = float(model.chronos_config.time_encoding_scale or 1)
-        self._heads, self._eps = config.num_heads, config.layer_norm_epsilon
-        self._head_dim = config.d_kv
-        self._theta = config.rope_theta
+        self.time_scale = float(model.chronos_config.time_encoding_scale or 1)
+        self.heads, self.epsilon = config.num_heads, config.layer_norm_epsilon
+        self.head_dim = config.d_kv
+        self.theta = config.rope_theta
         self._rotations: dict[int, tuple[Tensor, Tensor]] = {}
-        self._embed = _Residual(model.input_patch_embedding, None, self)
-        self._register = self.place(model.shared.weight[model.config.reg_token_id])
+        self.embed = Residual(model.input_patch_embedding, None, self)
+        self.register = self.place(model.shared.weight[model.config.reg_token_id])
         *inner, last = model.encoder.block
-        self._blocks = [_Block(block, self, dtype=dtype) for block in inner]
-        self._blocks.append(_Block(last, self, dtype=torch.float32))
+        self.blocks = [Block(block, self, dtype=dtype) for block in inner]
+        self.blocks.append(Block(last, self, dtype=torch.float32))
         final = model.encoder.final_layer_norm.weight
-        self._output = _Residual(model.output_patch_embedding, final, self)
+        self.output = Residual(model.output_patch_embedding, final, self)
 
     def place(self, weight: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """A weight on the device."""
@@ -74,16 +74,16 @@ class Forward:
         """
         hidden, mask = self._tokens(context, future, n_patches)
         rotation = self._rotation(hidden.shape[1])
-        for block in self._blocks[:-1]:
+        for block in self.blocks[:-1]:
             hidden = block(hidden, mask, rotation, groups=groups, keep=hidden.shape[1])
-        hidden = self._blocks[-1](hidden, mask, rotation, groups=groups, keep=n_patches)
-        quantiles = self._output(self.normalise(hidden))
+        hidden = self.blocks[-1](hidden, mask, rotation, groups=groups, keep=n_patches)
+        quantiles = self.output(self.normalise(hidden))
         rows = quantiles.view(-1, n_patches, self.levels, self.patch)
         return rows.transpose(1, 2).reshape(len(context), self.levels, -1)
 
     def normalise(self, hidden: Tensor) -> Tensor:
         """T5's norm without its weight, which the next product carries."""
-        return hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + self._eps)
+        return hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + self.epsilon)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, *, mask: Tensor | None) -> Tensor:
         """Unscaled attention over (batch, tokens, heads * head_dim); mask True where seen."""
@@ -99,7 +99,7 @@ class Forward:
 
     def _split(self, states: Tensor) -> Tensor:
         """(batch, tokens, heads * head_dim) → (batch, tokens, heads, head_dim)."""
-        return states.view(*states.shape[:2], self._heads, self._head_dim)
+        return states.view(*states.shape[:2], self.heads, self.head_dim)
 
     def _tokens(
         self, context: Tensor, future: Tensor, n_patches: int
@@ -107,8 +107,8 @@ class Forward:
         rows = len(context)
         past, seen = self._patches(context, start=-context.shape[1])
         ahead, _ = self._patches(future, start=0)
-        register = self._register.expand(rows, 1, -1)
-        embedded = self._embed(torch.cat((past, ahead), dim=1))
+        register = self.register.expand(rows, 1, -1)
+        embedded = self.embed(torch.cat((past, ahead), dim=1))
         n_past = past.shape[1]
         hidden = torch.cat((embedded[:, :n_past], register, embedded[:, n_past:]), dim=1)
         observed = seen.any(dim=-1)  # (rows, past patches)
@@ -119,7 +119,7 @@ class Forward:
     def _patches(self, values: Tensor, *, start: int) -> tuple[Tensor, Tensor]:
         seen = ~torch.isnan(values)
         steps = torch.arange(start, start + values.shape[1], device=self.device)
-        time = (steps.float() / self._scale).expand_as(values)
+        time = (steps.float() / self.time_scale).expand_as(values)
         parts = (time, torch.where(seen, values, 0.0), seen.float())
         shape = (len(values), -1, self.patch)
         patches = [part.reshape(shape) for part in parts]
@@ -127,27 +127,27 @@ class Forward:
 
     def _rotation(self, tokens: int) -> tuple[Tensor, Tensor]:
         if tokens not in self._rotations:
-            steps = torch.arange(0, self._head_dim, 2, dtype=torch.float32, device=self.device)
-            rates = 1.0 / self._theta ** (steps / self._head_dim)
+            steps = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=self.device)
+            rates = 1.0 / self.theta ** (steps / self.head_dim)
             angles = torch.outer(torch.arange(tokens, device=self.device).float(), rates)
             angles = angles[:, None, :]  # (tokens, heads, head_dim / 2)
             self._rotations[tokens] = (angles.cos(), angles.sin())
         return self._rotations[tokens]
 
 
-class _Block:
+class Block:
     """One encoder layer: attention over time, over the group, and the feed-forward network."""
 
     def __init__(self, block: torch.nn.Module, net: Forward, *, dtype: torch.dtype) -> None:
         """dtype: of the products of the feed-forward network."""
         time, group, feed = block.layer  # type: ignore[misc]  # a ModuleList of three
         self._net = net
-        self._time = _Attention(time.self_attention, time.layer_norm.weight, net)
-        self._group = _Attention(group.self_attention, group.layer_norm.weight, net)
+        self.time = Attention(time.self_attention, time.layer_norm.weight, net)
+        self.group = Attention(group.self_attention, group.layer_norm.weight, net)
         norm = feed.layer_norm.weight
-        self._up = net.place(feed.mlp.wi.weight * norm, dtype)
-        self._down = net.place(feed.mlp.wo.weight, dtype)
-        self._activation = feed.mlp.act
+        self.up = net.place(feed.mlp.wi.weight * norm, dtype)
+        self.down = net.place(feed.mlp.wo.weight, dtype)
+        self.activation = feed.mlp.act
 
     def __call__(
         self,
@@ -160,42 +160,42 @@ class _Block:
     ) -> Tensor:
         hidden = self._over_time(hidden, mask, rotation, keep=keep)
         if groups is None:
-            hidden = hidden + self._group.alone(self._net.normalise(hidden))
+            hidden = hidden + self.group.alone(self._net.normalise(hidden))
         else:
             kept = None if mask is None else mask[:, -keep:]
             hidden = self._over_groups(hidden, kept, groups)
-        inner = functional.linear(self._net.normalise(hidden).to(self._up.dtype), self._up)
-        return hidden + functional.linear(self._activation(inner), self._down)
+        inner = functional.linear(self._net.normalise(hidden).to(self.up.dtype), self.up)
+        return hidden + functional.linear(self.activation(inner), self.down)
 
     def _over_time(
         self, hidden: Tensor, mask: Tensor | None, rotation: tuple[Tensor, Tensor], *, keep: int
     ) -> Tensor:
         """(rows, tokens, d) → (rows, keep, d): the last `keep` tokens look at all of them."""
-        query, key, value = self._time.project(self._net.normalise(hidden), keep=keep)
+        query, key, value = self.time.project(self._net.normalise(hidden), keep=keep)
         query = self._net.rotate(query, (rotation[0][-keep:], rotation[1][-keep:]))
         key = self._net.rotate(key, rotation)
         seen = None if mask is None else mask[:, None, None, :]
-        return hidden[:, -keep:] + self._time.out(self._net.attend(query, key, value, mask=seen))
+        return hidden[:, -keep:] + self.time.out(self._net.attend(query, key, value, mask=seen))
 
     def _over_groups(self, hidden: Tensor, mask: Tensor | None, groups: Groups) -> Tensor:
         normal = self._net.normalise(hidden)
         change = torch.empty_like(hidden)
         if len(groups.single):
-            change[groups.single] = self._group.alone(normal[groups.single])
+            change[groups.single] = self.group.alone(normal[groups.single])
         rows = normal[groups.slots].transpose(1, 2)  # (groups, tokens, members, d)
         seen = groups.present[:, None, :].expand(rows.shape[:3])
         if mask is not None:
             seen = seen & mask[groups.slots].transpose(1, 2)
         # a token that nobody in the group has seen is read by nobody; it may look at itself
         seen = (seen | ~seen.any(-1, keepdim=True)).flatten(0, 1)[:, None, None, :]
-        query, key, value = self._group.project(rows.flatten(0, 1), keep=rows.shape[2])
-        mixed = self._group.out(self._net.attend(query, key, value, mask=seen))
+        query, key, value = self.group.project(rows.flatten(0, 1), keep=rows.shape[2])
+        mixed = self.group.out(self._net.attend(query, key, value, mask=seen))
         mixed = mixed.view(rows.shape).transpose(1, 2)  # (groups, members, tokens, d)
         change[groups.slots[groups.present]] = mixed[groups.present]
         return hidden + change
 
 
-class _Attention:
+class Attention:
     """The four products of an attention layer, the norm before it folded in."""
 
     def __init__(self, attention: MHA, norm: Tensor, net: Forward) -> None:
@@ -205,43 +205,43 @@ class _Attention:
         )
         o = attention.o.weight.double()
         self._inner = q.shape[0]
-        self._query_key_value = net.place(torch.cat((q, k, v)))
-        self._out = net.place(o)
-        self._alone = net.place(o @ v)
+        self.qkv = net.place(torch.cat((q, k, v)))
+        self.o = net.place(o)
+        self.ov = net.place(o @ v)
 
     def project(self, normal: Tensor, *, keep: int) -> tuple[Tensor, Tensor, Tensor]:
         """(…, tokens, d) → queries of the last `keep` tokens, keys and values of all."""
         if keep == normal.shape[1]:
-            query, key, value = functional.linear(normal, self._query_key_value).chunk(3, dim=-1)
+            query, key, value = functional.linear(normal, self.qkv).chunk(3, dim=-1)
             return query, key, value
-        query = functional.linear(normal[:, -keep:], self._query_key_value[: self._inner])
-        both = functional.linear(normal, self._query_key_value[self._inner :])
+        query = functional.linear(normal[:, -keep:], self.qkv[: self._inner])
+        both = functional.linear(normal, self.qkv[self._inner :])
         key, value = both.chunk(2, dim=-1)
         return query, key, value
 
     def out(self, mixed: Tensor) -> Tensor:
-        return functional.linear(mixed, self._out)
+        return functional.linear(mixed, self.o)
 
     def alone(self, normal: Tensor) -> Tensor:
         """Attention of a row to itself alone: o(v(x))."""
-        return functional.linear(normal, self._alone)
+        return functional.linear(normal, self.ov)
 
 
-class _Residual:
+class Residual:
     """The patch embedding: a two-layer network beside a linear one, both sharing their input."""
 
     def __init__(self, block: ResidualBlock, norm: Tensor | None, net: Forward) -> None:
         scale = torch.ones(1) if norm is None else norm
-        self._hidden = net.place(block.hidden_layer.weight * scale)
-        self._hidden_bias = net.place(block.hidden_layer.bias)
-        self._skip = net.place(block.residual_layer.weight * scale)
-        self._out = net.place(block.output_layer.weight)
-        self._bias = net.place(block.output_layer.bias + block.residual_layer.bias)
-        self._activation = block.act
+        self.hidden = net.place(block.hidden_layer.weight * scale)
+        self.hidden_bias = net.place(block.hidden_layer.bias)
+        self.skip = net.place(block.residual_layer.weight * scale)
+        self.out = net.place(block.output_layer.weight)
+        self.bias = net.place(block.output_layer.bias + block.residual_layer.bias)
+        self.activation = block.act
 
     def __call__(self, x: Tensor) -> Tensor:
-        inner = self._activation(functional.linear(x, self._hidden, self._hidden_bias))
-        return functional.linear(inner, self._out, self._bias) + functional.linear(x, self._skip)
+        inner = self.activation(functional.linear(x, self.hidden, self.hidden_bias))
+        return functional.linear(inner, self.out, self.bias) + functional.linear(x, self.skip)
 
 
 def _move(tensor: Tensor, device: torch.device) -> Tensor:

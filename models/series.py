@@ -7,7 +7,7 @@ its quantiles never cross, and none of its intervals has vanished for want of hi
 import hashlib
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from chronos.chronos2.model import Chronos2Model
 from chronos.utils import weighted_quantile
 from numpy.typing import NDArray
 
@@ -29,6 +30,7 @@ from models.base import (
     SeriesForecast,
     SeriesResult,
     SeriesTask,
+    SetupError,
     Work,
 )
 from models.checkpoint import SeriesCheckpoint, load_series
@@ -50,7 +52,8 @@ SWITCHES: dict[str, bool | None] = {"auto": None, "on": True, "off": False}
 
 SwitchName = Literal["auto", "on", "off"]
 DeviceName = Literal["auto", "cpu", "cuda"]
-DtypeName = Literal["auto", "float32", "bfloat16"]
+DtypeName = Literal["auto", "float32", "bfloat16", "int8"]
+RuntimeName = Literal["auto", "torch", "onnx"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class SeriesDescription:
     parameters: int
     device: str
     dtype: str
+    runtime: str
     context_length: int
     horizon: int  # periods answered in one pass; longer horizons are unrolled
     quantile_levels: tuple[float, ...]
@@ -87,16 +91,19 @@ class SeriesNetwork:
         *,
         device: DeviceName = "auto",
         dtype: DtypeName = "auto",
+        runtime: RuntimeName = "auto",
         seasonal_adjustment: bool | None = None,
         covariate_effects: bool | None = None,
     ) -> None:
         """seasonal_adjustment, covariate_effects: None does what the checkpoint was trained for."""
         config = checkpoint.model.chronos_config
-        self._device = _device(device)
+        self._runtime = _runtime(runtime, device, dtype)
+        self._device = _device("cpu" if self._runtime == "onnx" else device)
         self._dtype = _dtype(dtype, self._device)
         if self._device.type == "cuda" and self._dtype == torch.bfloat16:
             torch.set_float32_matmul_precision("high")  # TF32 for what is not reduced
-        self._forward = Forward(checkpoint.model, device=self._device, dtype=self._dtype)
+        self._threads, self._running = torch.get_num_threads(), 0
+        self._forward = self._load(checkpoint.model)
         self._levels = tuple(config.quantiles)
         self._patch: int = config.input_patch_size
         self._context: int = config.context_length
@@ -107,29 +114,31 @@ class SeriesNetwork:
         self._effects = _chosen(covariate_effects, options, "covariate_effects")
         self._guided = bool(options.get("guide", False))
         self._paths = _paths(self._levels)
-        self._threads, self._running = torch.get_num_threads(), 0
         self._lock = threading.Lock()
         self._name = checkpoint.name
         self._parameters = sum(weight.numel() for weight in checkpoint.model.parameters())
-        setup = f"{ENGINE}:{checkpoint.digest}:{self._dtype}:{self._device.type}:{self._adjusts}"
-        setup += f":{self._effects}"
+        where = f"{self._dtype}:{self._device.type}:{self._runtime}"
+        around = f"{self._adjusts}:{self._effects}"
+        setup = f"{ENGINE}:{checkpoint.digest}:{where}:{around}"
         self._fingerprint = hashlib.sha256(setup.encode()).hexdigest()
 
     @classmethod
-    def load(
+    def load(  # noqa: PLR0913 - each is a setting of the service
         cls,
         directory: Path,
         *,
         base: Path | None = None,
         device: DeviceName = "auto",
         dtype: DtypeName = "auto",
+        runtime: RuntimeName = "auto",
         threads: int | None = None,
         seasonal_adjustment: SwitchName = "auto",
         covariate_effects: SwitchName = "auto",
     ) -> "SeriesNetwork":
         """Read, verify and warm up a checkpoint; CheckpointError says what is wrong with it.
 
-        threads: CPU threads of torch, for the whole process.
+        threads: CPU threads of torch, for the whole process. Raises SetupError if device, dtype
+        and runtime do not go together, or if a package is missing.
         """
         if threads is not None:
             torch.set_num_threads(threads)
@@ -137,6 +146,7 @@ class SeriesNetwork:
             load_series(directory, base=base),
             device=device,
             dtype=dtype,
+            runtime=runtime,
             seasonal_adjustment=SWITCHES[seasonal_adjustment],
             covariate_effects=SWITCHES[covariate_effects],
         )
@@ -155,6 +165,7 @@ class SeriesNetwork:
             parameters=self._parameters,
             device=str(self._device),
             dtype=str(self._dtype).removeprefix("torch."),
+            runtime=self._runtime,
             context_length=self._context,
             horizon=self._most_patches * self._patch,
             quantile_levels=self._levels,
@@ -206,6 +217,20 @@ class SeriesNetwork:
             self.predict([task, replace(task, prediction_length=1)])
         except (ModelError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"the warm-up forecast failed: {error}") from error
+
+    def _load(self, model: Chronos2Model) -> Callable[..., torch.Tensor]:
+        """The forward pass, in the runtime and arithmetic wanted."""
+        if self._runtime == "torch":
+            return Forward(model, device=self._device, dtype=self._dtype)
+        try:
+            from models.runtime import OnnxForward  # noqa: PLC0415 - packages that few may lack
+        except ImportError as error:
+            raise SetupError(
+                f"runtime onnx needs a package that is missing ({error.name}): "
+                "`pip install onnx onnxruntime`, or set SHOPCAST_RUNTIME=torch"
+            ) from error
+        forward = Forward(model, device=self._device, dtype=torch.float32)
+        return OnnxForward(forward, int8=self._dtype == torch.int8, threads=self._threads)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -399,6 +424,21 @@ def _mass(levels: Sequence[float]) -> torch.Tensor:
     return mass / mass.sum()
 
 
+def _runtime(name: RuntimeName, device: DeviceName, dtype: DtypeName) -> Literal["torch", "onnx"]:
+    """What computes: ONNX Runtime on a CPU in float32 and int8, torch in all other cases."""
+    on_cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
+    if name == "onnx" and (device == "cuda" or dtype == "bfloat16"):
+        raise SetupError(
+            "runtime onnx computes on a CPU, in float32 or int8; set SHOPCAST_RUNTIME=torch "
+            "for a GPU and for bfloat16"
+        )
+    if dtype == "int8" and (name == "torch" or device == "cuda"):
+        raise SetupError("dtype int8 needs runtime onnx, on a CPU; set SHOPCAST_RUNTIME=onnx")
+    if name == "auto":
+        return "onnx" if dtype == "int8" or (on_cpu and dtype != "bfloat16") else "torch"
+    return name
+
+
 def _device(name: DeviceName) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -410,4 +450,4 @@ def _device(name: DeviceName) -> torch.device:
 def _dtype(name: DtypeName, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return torch.bfloat16 if name == "bfloat16" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}[name]

@@ -28,6 +28,7 @@ class NetworkResponse(BaseModel):
     parameters: int = Field(description="Number of weights.")
     device: str
     dtype: str
+    runtime: str = Field(description="What computes it: torch or onnx.")
     context_length: int = Field(description="Periods of a history that the network looks at.")
     horizon: int = Field(description="Periods answered in one pass; longer horizons are unrolled.")
     quantile_levels: list[float] = Field(description="Levels computed; others are interpolated.")

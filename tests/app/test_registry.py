@@ -62,6 +62,20 @@ def test_a_checkpoint_that_cannot_serve_is_refused(settings: Settings, tmp_path:
         load(broken)
 
 
+def test_what_the_network_cannot_be_computed_in_is_refused(settings: Settings) -> None:
+    impossible = settings.model_copy(update={"dtype": "int8", "runtime": "torch"})
+    with pytest.raises(ConfigurationError, match="SHOPCAST_RUNTIME=onnx"):
+        load(impossible)
+
+
+def test_another_runtime_is_another_version(settings: Settings) -> None:
+    numbers = [
+        load(settings.model_copy(update={"device": "cpu", "runtime": runtime}))[1].version
+        for runtime in ("torch", "onnx", "auto")
+    ]
+    assert numbers == [1, 2, 2]
+
+
 def test_a_database_without_tables_says_how_to_get_them(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

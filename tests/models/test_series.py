@@ -42,7 +42,8 @@ class Pair:
 
     def __init__(self, directory: Path) -> None:
         bare = replace(load_series(directory), options={})
-        self.engine = SeriesNetwork(bare, device="cpu")
+        # tests/models/test_runtime.py holds ONNX Runtime against torch
+        self.engine = SeriesNetwork(bare, device="cpu", runtime="torch")
         self.library = Chronos2Pipeline.from_pretrained(directory, dtype=torch.float32)
 
     def compare(self, tasks: Sequence[SeriesTask], inputs: list[Any], **options: Any) -> None:
@@ -171,11 +172,21 @@ def crowd(count: int) -> list[SeriesTask]:
 
 
 @pytest.mark.parametrize("adjustment", ["on", "off"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize(
+    ("runtime", "dtype", "tolerance"),
+    [
+        ("torch", "float32", 1e-4),
+        ("torch", "bfloat16", 2e-2),
+        ("onnx", "float32", 1e-4),
+        ("onnx", "int8", 2e-2),
+    ],
+)
 def test_an_answer_does_not_depend_on_its_company(
-    adjustment: Any, dtype: Any, tolerance: float
+    adjustment: Any, runtime: Any, dtype: Any, tolerance: float
 ) -> None:
-    network = SeriesNetwork.load(shipped("series"), dtype=dtype, seasonal_adjustment=adjustment)
+    network = SeriesNetwork.load(
+        shipped("series"), runtime=runtime, dtype=dtype, seasonal_adjustment=adjustment
+    )
     tasks = crowd(40)
     together = network.predict(tasks)
     for one, result in zip(tasks, together, strict=True):

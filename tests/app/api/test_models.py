@@ -11,6 +11,7 @@ def test_a_model_shows_its_versions_and_limits(service: httpx.Client) -> None:
     assert version["version"] == 1
     assert version["created_at"].endswith("Z")
     assert version["network"]["context_length"] == 256
+    assert version["network"]["runtime"] in {"torch", "onnx"}
     assert model["limits"]["inputs"] == 8
 
 
