@@ -282,12 +282,17 @@ def summaries(backtest: Backtest) -> list[Summary]:
 
 def seasonal_naive(batch: Batch) -> list[FloatArray]:
     """The value a season ago at every level, as in the published tables."""
-    rows = []
-    for window in batch.windows:
-        last = filled(window.history)[-batch.plan.season :]
-        point = last[np.arange(batch.plan.horizon) % len(last)]
-        rows.append(np.tile(point, (len(batch.plan.levels), 1)))
-    return rows
+    plan = batch.plan
+    points = (
+        last_season(filled(each.history), plan.horizon, plan.season) for each in batch.windows
+    )
+    return [np.tile(point, (len(plan.levels), 1)) for point in points]
+
+
+def last_season(history: FloatArray, horizon: int, season: int) -> FloatArray:
+    """(horizon,) the last season of a history without gaps, again and again."""
+    last = history[-season:]
+    return np.asarray(last[np.arange(horizon) % len(last)])
 
 
 class Predicting(Protocol):

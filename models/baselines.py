@@ -23,8 +23,6 @@ from models.seasonal import season_lengths
 LONGEST_ETS_SEASON = 24
 #: Windows of one horizon before the origin from which LightGBM's intervals are taken.
 CALIBRATION = 2
-#: Histories this many horizons long are what a calibration window needs before it.
-SHORTEST = 2
 SEED = 20261125
 TREES: dict[str, Any] = {
     "n_estimators": 300,
@@ -168,7 +166,7 @@ def _earlier(batch: Batch, back: int) -> Batch:
     windows = []
     for window in batch.windows:
         cut = len(window.history) - back * horizon
-        if cut < max(SHORTEST * horizon, batch.plan.season + 2):
+        if cut < max(horizon, batch.plan.season + 2):
             continue
         history = window.history[:cut]
         if not naive_error(history, batch.plan.season) > 0:
