@@ -7,7 +7,7 @@ a command needs it.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from importlib.metadata import version as installed_version
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from app.registry import Registry
     from app.resources import Resources
     from app.settings import Settings
+    from models.backtest import Backtest, Plan, Record
 
 CHUNK = 64  # inputs a request
 ISSUES_SHOWN = 10
@@ -106,6 +107,32 @@ def _file_option(words: str, metavar: str | None = None) -> Any:  # noqa: ANN401
     return typer.Option(help=words, metavar=metavar, rich_help_panel=panel)
 
 
+SalesFile = Annotated[
+    Path,
+    typer.Argument(
+        help="CSV or Parquet. Long: a row an item and period. Wide: a column an item and "
+        "a row a period, or a row an item and a column a period.",
+        exists=True,
+        dir_okay=False,
+        readable=True,
+    ),
+]
+Horizon = Annotated[int, typer.Option(help="Periods to forecast.", min=1, max=1024)]
+Items = Annotated[
+    list[str] | None, typer.Option(help="Only this item; may be repeated.", metavar="NAME")
+]
+Freq = Annotated[str | None, _file_option("Frequency, as in D, W-MON, MS, h, 15min.", "ALIAS")]
+GapsMean = Annotated[Gaps, _file_option("What a period without a row means.")]
+LaidOut = Annotated[Layout | None, _file_option("Rows a period, or a table.")]
+IdColumn = Annotated[str, _file_option("Column or columns that tell items apart.", "NAMES")]
+TimeColumn = Annotated[str | None, _file_option("Column of dates.", "NAME")]
+TargetColumn = Annotated[str | None, _file_option("Column to forecast.", "NAME")]
+KnownFuture = Annotated[str, _file_option("Covariates whose future is in the file.", "NAMES")]
+KnownPast = Annotated[str, _file_option("Covariates of which the past alone is used.", "NAMES")]
+DateFormat = Annotated[str | None, _file_option("How dates are written, as in %d/%m/%Y.", "FORMAT")]
+Alias = Annotated[str, typer.Option(help="Alias or version.", metavar="NAME", rich_help_panel=WHO)]
+
+
 def main() -> None:
     """The entry point."""
     app()
@@ -160,20 +187,9 @@ def migrate() -> None:
 
 @predict.command("sales")
 def predict_sales(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            help="CSV or Parquet. Long: a row an item and period. Wide: a column an item and "
-            "a row a period, or a row an item and a column a period.",
-            exists=True,
-            dir_okay=False,
-            readable=True,
-        ),
-    ],
-    horizon: Annotated[int, typer.Option(help="Periods to forecast.", min=1, max=1024)] = 28,
-    item: Annotated[
-        list[str] | None, typer.Option(help="Only this item; may be repeated.", metavar="NAME")
-    ] = None,
+    file: SalesFile,
+    horizon: Horizon = 28,
+    item: Items = None,
     levels: Annotated[
         str, typer.Option(help="Quantile levels of the answer.", metavar="LIST")
     ] = "0.1,0.5,0.9",
@@ -183,30 +199,17 @@ def predict_sales(
     output: Annotated[
         Path | None, typer.Option(help="Write the table: a .csv or .parquet file.", metavar="FILE")
     ] = None,
-    freq: Annotated[
-        str | None, _file_option("Frequency, as in D, W-MON, MS, h, 15min.", "ALIAS")
-    ] = None,
-    gaps: Annotated[Gaps, _file_option("What a period without a row means.")] = Gaps.MISSING,
-    layout: Annotated[Layout | None, _file_option("Rows a period, or a table.")] = None,
-    id_column: Annotated[
-        str, _file_option("Column or columns that tell items apart.", "NAMES")
-    ] = "",
-    time_column: Annotated[str | None, _file_option("Column of dates.", "NAME")] = None,
-    target_column: Annotated[str | None, _file_option("Column to forecast.", "NAME")] = None,
-    known_future: Annotated[
-        str, _file_option("Covariates whose future is in the file.", "NAMES")
-    ] = "",
-    known_past: Annotated[
-        str, _file_option("Covariates of which the past alone is used.", "NAMES")
-    ] = "",
-    date_format: Annotated[
-        str | None, _file_option("How dates are written, as in %d/%m/%Y.", "FORMAT")
-    ] = None,
+    freq: Freq = None,
+    gaps: GapsMean = Gaps.MISSING,
+    layout: LaidOut = None,
+    id_column: IdColumn = "",
+    time_column: TimeColumn = None,
+    target_column: TargetColumn = None,
+    known_future: KnownFuture = "",
+    known_past: KnownPast = "",
+    date_format: DateFormat = None,
     server: Server = None,
-    model: Annotated[
-        str,
-        typer.Option(help="Alias or version.", metavar="NAME", rich_help_panel=WHO),
-    ] = "production",
+    model: Alias = "production",
     checkpoint: Checkpoint = None,
     base: Base = None,
     device: Device = None,
@@ -231,7 +234,8 @@ def predict_sales(
     from app.tables import Columns, read
 
     shown = _levels(levels)
-    _check_files(plot, output)
+    _check_file(plot, PLOTS)
+    _check_file(output, OUTPUTS)
     columns = Columns(
         item=_names(id_column),
         time=time_column,
@@ -258,6 +262,95 @@ def predict_sales(
     if plot is not None:
         _plot(histories.items, forecasts, ask.levels, path=plot)
     _print_or_write(forecasts, ask.levels, shown=shown, output=output)
+
+
+@app.command()
+def backtest(
+    file: SalesFile,
+    horizon: Horizon = 28,
+    origins: Annotated[int, typer.Option(help="Windows to forecast.", min=1, max=100)] = 3,
+    step: Annotated[
+        int | None,
+        typer.Option(help="Periods between windows; by default they do not overlap.", min=1),
+    ] = None,
+    methods: Annotated[
+        str, typer.Option(help="Who forecasts.", metavar="LIST")
+    ] = "shopcast,naive,autoets,autotheta,lightgbm",
+    item: Items = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw scores and forecasts: a .png or .html file.", metavar="FILE"),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write all that was found: a .json file.", metavar="FILE")
+    ] = None,
+    freq: Freq = None,
+    gaps: GapsMean = Gaps.MISSING,
+    layout: LaidOut = None,
+    id_column: IdColumn = "",
+    time_column: TimeColumn = None,
+    target_column: TargetColumn = None,
+    known_future: Annotated[
+        str, _file_option("Covariates that you plan, so that they are known ahead.", "NAMES")
+    ] = "",
+    known_past: KnownPast = "",
+    date_format: DateFormat = None,
+    server: Server = None,
+    model: Alias = "production",
+    checkpoint: Checkpoint = None,
+    base: Base = None,
+    device: Device = None,
+) -> None:
+    """Forecast the latest periods of a file from those before, and score who does it best.
+
+    No method sees a later period than its forecasts start from, but for covariates that are known
+    ahead. Seasonal naive always takes part: it is what the others are measured by. What the
+    scores mean is told in docs/backtests.md.
+
+    Examples:
+
+    - `shopcast backtest sales.csv --horizon 28`
+
+    - `shopcast backtest sales.csv --methods shopcast,autoets --known-future price,promo`
+
+    - `shopcast backtest sales.csv --item sku-1 --plot sku-1.html --output sku-1.json`
+    """
+    from app import trial, verdict
+    from app.histories import build
+    from app.tables import Columns, read
+
+    _check_file(plot, PLOTS)
+    _check_file(output, (".json",))
+    columns = Columns(
+        item=_names(id_column),
+        time=time_column,
+        target=target_column,
+        known_future=_names(known_future),
+        known_past=_names(known_past),
+        layout=layout.value if layout else None,
+        date_format=date_format,
+    )
+    past = trial.past_of(columns)
+    table = read(file, past)
+    _note(table.notes)
+    histories = build(
+        table, past, prediction_length=1, freq=freq, items=item or (), gaps=gaps.value
+    )
+    _note(histories.notes)
+    records = trial.records_of(histories, columns)
+    if columns.known_future:
+        _note([f"known ahead at every origin: {', '.join(columns.known_future)}"])
+    plan = trial.plan_of(histories.freq, horizon, origins=origins, step=step)
+    names = trial.chosen(_names(methods), records)
+    settings = _settings(series_checkpoint=checkpoint, series_base=base, device=device)
+    found = asyncio.run(_backtest(records, names, plan, settings, server=server, model=model))
+    if plot is not None:
+        verdict.draw(found, plot)
+        _note([f"drawn: {plot}"])
+    if output is not None:
+        verdict.write(found, output)
+        _note([f"written: {len(found.scores):,} scores to {output}"])
+    verdict.show(found, _out())
 
 
 @app.command()
@@ -357,15 +450,14 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _check_files(plot: Path | None, output: Path | None) -> None:
+def _check_file(path: Path | None, suffixes: Sequence[str]) -> None:
     """Refuse a file that could not be written before the work begins."""
-    for path, suffixes in ((plot, PLOTS), (output, OUTPUTS)):
-        if path is None:
-            continue
-        if path.suffix.lower() not in suffixes:
-            raise typer.BadParameter(f"{path} does not end in {' or '.join(suffixes)}")
-        if not path.absolute().parent.is_dir():
-            raise typer.BadParameter(f"no directory {path.absolute().parent}")
+    if path is None:
+        return
+    if path.suffix.lower() not in suffixes:
+        raise typer.BadParameter(f"{path} does not end in {' or '.join(suffixes)}")
+    if not path.absolute().parent.is_dir():
+        raise typer.BadParameter(f"no directory {path.absolute().parent}")
 
 
 @asynccontextmanager
@@ -407,6 +499,41 @@ async def _forecast(
                 progress.update(bar, completed=len(forecasts))
     _note([f"{len(forecasts):,} of {len(items):,} forecast by sales version {answer.version}"])
     return forecasts
+
+
+async def _backtest(
+    records: "Sequence[Record]",
+    names: Sequence[str],
+    plan: "Plan",
+    settings: "Settings",
+    *,
+    server: str | None,
+    model: str,
+) -> "Backtest":
+    """The backtest with a progress bar on a terminal; the network is opened only if it is asked."""
+    from app import trial
+
+    total = len(names) * trial.windows(records, plan)
+    with _progress() as progress:
+        bar = progress.add_task("loading", total=total)
+
+        def on_done(name: str, windows: int) -> None:
+            progress.update(bar, description=name, advance=windows)
+
+        async with AsyncExitStack() as stack:
+            forecaster = None
+            if trial.needs_network(names):
+                forecaster = await stack.enter_async_context(_forecaster(settings, server))
+            found = await trial.tried(
+                records, names, plan, forecaster=forecaster, model=model, on_done=on_done
+            )
+    tested = len({score.item for score in found.scores})
+    _note([f"{tested:,} items, {total // len(names):,} windows of {plan.horizon} periods"])
+    if found.left_out:
+        left = ", ".join(found.left_out[:3])
+        more = f" and {len(found.left_out) - 3:,} more" if len(found.left_out) > 3 else ""
+        _note([f"left out, too short or constant: {left}{more}"])
+    return found
 
 
 def _progress() -> Progress:

@@ -91,23 +91,23 @@ def _draw_png(pairs: Sequence[Pair], levels: Sequence[float], path: Path) -> Non
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError:
-        raise _no_library("PNG", "matplotlib") from None
+        raise no_library("PNG", "matplotlib") from None
     columns = 1 if len(pairs) < 4 else 2
     lines = -(-len(pairs) // columns)
     height = 4.4 if lines == 1 else 3.0 * lines + 0.4
-    with mpl.rc_context(rc=_style()):
+    with mpl.rc_context(rc=style()):
         figure = Figure(figsize=(10.5, height), layout="constrained")
         grid = figure.subplots(lines, columns, squeeze=False)
         for axes in grid.flat[len(pairs) :]:
             axes.set_visible(False)
         for axes, (history, forecast) in zip(grid.flat, pairs, strict=False):
-            _draw_panel(axes, history, forecast, levels)
+            draw_panel(axes, history, forecast, levels)
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
         figure.savefig(path, dpi=130)
 
 
-def _style() -> Any:  # noqa: ANN401 - matplotlib types each key by itself
+def style() -> Any:  # noqa: ANN401 - matplotlib types each key by itself
     return {
         "font.family": ["DejaVu Sans"],
         "font.size": 10,
@@ -134,9 +134,7 @@ def _style() -> Any:  # noqa: ANN401 - matplotlib types each key by itself
     }
 
 
-def _draw_panel(
-    axes: "Axes", history: History, forecast: Forecast, levels: Sequence[float]
-) -> None:
+def draw_panel(axes: "Axes", history: History, forecast: Forecast, levels: Sequence[float]) -> None:
     times, values = _recent(history, forecast)
     axes.plot(times, values, color=INK, lw=1.1, label="sold", solid_joinstyle="round")
     found = bands(levels)
@@ -186,11 +184,11 @@ def _draw_html(pairs: Sequence[Pair], levels: Sequence[float], path: Path) -> No
     try:
         from plotly.subplots import make_subplots
     except ImportError:
-        raise _no_library("HTML", "plotly") from None
+        raise no_library("HTML", "plotly") from None
     titles = [forecast.item for _, forecast in pairs]
     figure = make_subplots(rows=len(pairs), cols=1, subplot_titles=titles, vertical_spacing=0.08)
     for row, (history, forecast) in enumerate(pairs, start=1):
-        for trace in _traces(history, forecast, levels, first=row == 1):
+        for trace in traces(history, forecast, levels, first=row == 1):
             figure.add_trace(trace, row=row, col=1)
         figure.add_vline(history.times[-1], line={"color": FAINT, "dash": "dot"}, row=row, col=1)
     figure.update_layout(
@@ -203,7 +201,7 @@ def _draw_html(pairs: Sequence[Pair], levels: Sequence[float], path: Path) -> No
     figure.write_html(path, include_plotlyjs=True)
 
 
-def _traces(
+def traces(
     history: History, forecast: Forecast, levels: Sequence[float], *, first: bool
 ) -> Iterator[Any]:
     from plotly.graph_objects import Scatter
@@ -230,5 +228,5 @@ def _traces(
     yield Scatter(x=history.times, y=history.target, name="sold", line=line, **shared)
 
 
-def _no_library(kind: str, library: str) -> ConfigurationError:
+def no_library(kind: str, library: str) -> ConfigurationError:
     return ConfigurationError(f"a picture as {kind} needs {library}: pip install 'shopcast[plot]'")

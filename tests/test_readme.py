@@ -17,7 +17,7 @@ from tests.live import running
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = (["serve"], ["predict", "sales"])
+COMMANDS = (["serve"], ["predict", "sales"], ["backtest"])
 ADDRESS = "http://127.0.0.1:8000"
 
 
