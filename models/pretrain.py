@@ -36,6 +36,7 @@ from models.base import ModelError
 from models.checkpoint import initialise, load_series, series_config
 from models.effects import without_effects
 from models.guide import guide
+from models.muon import Muon
 from models.seasonal import CANDIDATES, adjust
 from models.synth.series import groups, singles
 
@@ -586,7 +587,7 @@ def _optimizers(model: Chronos2Model) -> list[torch.optim.Optimizer]:
     ]
     chosen = {id(p) for p in inner}
     ends = [p for p in model.parameters() if id(p) not in chosen]
-    matrices = torch.optim.Muon(inner, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    matrices = Muon(inner, weight_decay=0.01)
     others = torch.optim.AdamW(ends, betas=(0.9, 0.98), weight_decay=0.0)
     for optimizer, factor in ((matrices, 1.0), (others, 0.7)):
         for part in optimizer.param_groups:
