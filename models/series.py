@@ -34,6 +34,7 @@ from models.base import (
 from models.checkpoint import SeriesCheckpoint, load_series
 from models.features import Rows, least_deviation, row_count, rows_of, scale_of
 from models.forward import Forward, Groups
+from models.paths import Dependence, dependence_of
 from models.seasonal import adjust
 
 ENGINE = 3  # raise it when the same weights begin to answer differently
@@ -60,6 +61,7 @@ class SeriesDescription:
     horizon: int  # periods answered in one pass; longer horizons are unrolled
     quantile_levels: tuple[float, ...]
     seasonal_adjustment: bool
+    dependence: Dependence  # of its errors at the periods of one forecast
 
 
 class SeriesNetwork:
@@ -87,6 +89,7 @@ class SeriesNetwork:
         self._arcsinh = config.use_arcsinh
         stored = bool(checkpoint.options.get("seasonal_adjustment", False))
         self._adjusts = stored if seasonal_adjustment is None else seasonal_adjustment
+        self._dependence = dependence_of(checkpoint.options)
         self._paths = _paths(self._levels)
         self._threads, self._running = torch.get_num_threads(), 0
         self._lock = threading.Lock()
@@ -134,6 +137,7 @@ class SeriesNetwork:
             horizon=self._most_patches * self._patch,
             quantile_levels=self._levels,
             seasonal_adjustment=self._adjusts,
+            dependence=self._dependence,
         )
 
     def gpu_memory_bytes(self) -> int:

@@ -37,6 +37,8 @@ class Ask:
     freq: str | None
     non_negative: bool | None
     timestamps: bool
+    fields: frozenset[str] = FIELDS  # of an input
+    cold: bool = False  # whether an input may have no history
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,9 +53,13 @@ class SalesInput:
     warnings: tuple[Issue, ...] = ()
 
 
-def read_inputs(raw: object, ask: Ask, limits: Settings, *, issues: Issues) -> list[SalesInput]:
-    """The inputs of a request; what is wrong with them goes to `issues`."""
-    place = Place(("inputs",), "inputs")
+INPUTS = Place(("inputs",), "inputs")
+
+
+def read_inputs(
+    raw: object, ask: Ask, limits: Settings, *, issues: Issues, place: Place = INPUTS
+) -> list[SalesInput]:
+    """The inputs of a request, or other series at a place; what is wrong goes to `issues`."""
     if not isinstance(raw, list) or not raw:
         issues.add(place, f"must be a list of at least one input, not {_listed(raw)}", "inputs")
         return []
@@ -61,10 +67,17 @@ def read_inputs(raw: object, ask: Ask, limits: Settings, *, issues: Issues) -> l
         count, most = f"{len(raw):,}", f"{limits.max_inputs:,}"
         issues.add(place, f"has {count} entries; send at most {most} a request", "too_many_inputs")
         return []
-    entries = [_Entry(each, number, ask, limits, issues) for number, each in enumerate(raw)]
+    entries = [
+        _Entry(each, place.at(number), ask, limits, issues) for number, each in enumerate(raw)
+    ]
     inputs = [entry.read() for entry in entries]
     _refuse_repeated(entries, issues)
     return [each for each in inputs if each is not None]
+
+
+def named(place: Place, item_id: str | int | None) -> Place:
+    """The place of an input, told by its id where it has one."""
+    return place if item_id is None else Place(place.loc, f"{place.words} (item_id {item_id!r})")
 
 
 def _listed(raw: object) -> str:
@@ -80,27 +93,26 @@ def _refuse_repeated(entries: list["_Entry"], issues: Issues) -> None:
             continue
         seen = first.setdefault(str(item_id), number)
         if seen != number:
-            msg = f"inputs[{seen}] has the same item_id; give each input its own, or none"
+            msg = f"{entries[seen].bare} has the same item_id; give each input its own, or none"
             issues.add(entry.place.at("item_id"), msg, "repeated_item_id")
 
 
 class _Entry:
     """One entry while it is read."""
 
-    __slots__ = ("_ask", "_issues", "_limits", "_raw", "_warnings", "item_id", "place")
+    __slots__ = ("_ask", "_issues", "_limits", "_raw", "_warnings", "bare", "item_id", "place")
 
     def __init__(
-        self, raw: object, number: int, ask: Ask, limits: Settings, issues: Issues
+        self, raw: object, place: Place, ask: Ask, limits: Settings, issues: Issues
     ) -> None:
         self._ask, self._limits, self._issues = ask, limits, issues
         self._raw: dict[str, Any] = raw if isinstance(raw, dict) else {}
         self._warnings: list[Issue] = []
-        self.place = Place(("inputs", number), f"inputs[{number}]")
+        self.place, self.bare = place, place.words
         self.item_id = self._item_id()
-        if self.item_id is not None:
-            self.place = Place(self.place.loc, f"{self.place.words} (item_id {self.item_id!r})")
-        if self._raw is not raw or not FIELDS.issuperset(self._raw):
-            issues.fields(raw, self.place, FIELDS)
+        self.place = named(place, self.item_id)
+        if self._raw is not raw or not ask.fields.issuperset(self._raw):
+            issues.fields(raw, self.place, ask.fields)
 
     def read(self) -> SalesInput | None:
         """The input, or None if it is not understood."""
@@ -115,13 +127,13 @@ class _Entry:
         non_negative = self._ask.non_negative
         if non_negative is None:
             non_negative = not bool((target < 0).any())
-        if not known:
+        if not known and not self._ask.cold:
             self._warn("target", "has no value; the forecast says little", "no_history")
         return SalesInput(
             item_id=self.item_id,
             start=start,
             history=history,
-            nested=isinstance(self._raw["target"][0], list),
+            nested=history > 0 and isinstance(self._raw["target"][0], list),
             series=self._cut(target, covariates, non_negative=non_negative),
             warnings=tuple(self._warnings),
         )
@@ -137,6 +149,8 @@ class _Entry:
     def _target(self) -> FloatArray | None:
         """(targets, history), NaN where missing."""
         raw, place = self._raw.get("target"), self.place.at("target")
+        if self._ask.cold and (raw is None or raw == []):
+            return np.empty((1, 0))
         if not isinstance(raw, list) or not raw:
             missing = "is missing" if "target" not in self._raw else f"is {_listed(raw)}"
             self._issues.add(place, f"{missing}; send the history as a list of numbers", "target")

@@ -20,6 +20,13 @@ from app.resources import Resources
 router = APIRouter(tags=["models"])
 
 
+class DependenceResponse(BaseModel):
+    """Correlation of the errors of periods s and t of one forecast: strength·persistence^|s-t|."""
+
+    strength: float
+    persistence: float
+
+
 class NetworkResponse(BaseModel):
     """The network of a version, as it runs here."""
 
@@ -32,6 +39,7 @@ class NetworkResponse(BaseModel):
     horizon: int = Field(description="Periods answered in one pass; longer horizons are unrolled.")
     quantile_levels: list[float] = Field(description="Levels computed; others are interpolated.")
     seasonal_adjustment: bool
+    dependence: DependenceResponse
 
 
 class VersionResponse(BaseModel):
