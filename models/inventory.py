@@ -95,10 +95,13 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """holding: a unit and period; stockout: a unit short; order: an order; unit: what expires."""
+    """holding: a unit and period; stockout: a unit short; order: an order; unit: what expires.
+
+    Without stockout (None) there is no cost curve; the order cost still makes orders larger.
+    """
 
     holding: float
-    stockout: float
+    stockout: float | None
     order: float = 0.0
     unit: float = 0.0
 
@@ -220,7 +223,7 @@ def plan(
         demand=protected,
         balance=balance,
         costs=None
-        if costs is None
+        if costs is None or costs.stockout is None
         else curve(demand, balance, rules, costs, lead=lead, following=following, chosen=quantity),
     )
 
@@ -487,7 +490,7 @@ class _Cycle:
     def cost(self, quantity: float, costs: Costs) -> float:
         left = np.maximum(quantity - self._used, 0.0)
         stock = self._beside + np.where(self._fresh, left, 0.0).sum(axis=0).mean()
-        answer = costs.holding * stock + costs.stockout * short(self.need, quantity)
+        answer = costs.holding * stock + (costs.stockout or 0.0) * short(self.need, quantity)
         if self._perishes:
             gone = self._inside.any(axis=0) & ~self._fresh[-1]
             answer += costs.unit * float(np.where(gone, left[-1], 0.0).mean())
