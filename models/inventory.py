@@ -288,7 +288,7 @@ def serve(shelf: FloatArray, wanted: FloatArray) -> FloatArray:
     shelf: (lots, paths), changed in place; wanted: (paths,).
     """
     stock = np.cumsum(shelf, axis=0)
-    left = np.maximum(wanted - stock[-1], 0.0)
+    left: FloatArray = np.maximum(wanted - stock[-1], 0.0)
     shelf[:] = np.diff(np.maximum(stock - wanted, 0.0), axis=0, prepend=0.0)
     return left
 

@@ -149,7 +149,7 @@ def _levels() -> FloatArray:
 @lru_cache(maxsize=1)
 def _weights() -> FloatArray:
     """(scores, LEVELS): any quantile is a sum of those known, so that the identity tells how."""
-    return at_levels(np.eye(len(LEVELS))[None], LEVELS, _levels().tolist())[0]
+    return np.asarray(at_levels(np.eye(len(LEVELS))[None], LEVELS, _levels().tolist())[0])
 
 
 # --- what a series' own past says

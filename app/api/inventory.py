@@ -5,6 +5,7 @@ an item needs is computed off the event loop, and not after its deadline.
 """
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from app.periods import future_start, future_times, period_days
 from app.planning import Layout, StockItem, StockPlan, lay_out, plan_item
 from app.predictor import Prediction
 from app.registry import SALES
+from app.resources import Resources
 from app.settings import Settings
 from models.base import FloatArray, Series
 from models.inventory import CostCurve, Service, ServiceType, cover, first_likely
@@ -143,6 +145,16 @@ def _timing(prediction: Prediction, *, validate_s: float, serialize_s: float) ->
             1e3 * serialize_s,
         )
     )
+
+
+async def plan_body(body: bytes, resources: Resources) -> bytes:
+    """The answer to a body, without a deadline. Raises as the route does."""
+    question = await asyncio.to_thread(read, body, resources.settings)
+    prediction = await resources.predictor.predict(
+        SALES, question.layout.tasks, alias=question.alias, bulk=True
+    )
+    live = resources.registry.live(SALES, str(prediction.version))
+    return await _aside(question, prediction, live.description.dependence, deadline_s=math.inf)
 
 
 def routes() -> list[Route]:

@@ -12,7 +12,7 @@ from app.api.words import STOCK_ANSWER, STOCK_EXAMPLE, InventoryRequest
 
 SOLD = np.random.default_rng(0).poisson(6, 42).tolist()
 ITEM = {"item_id": "a", "target": SOLD, "on_hand": 20, "lead_time": {"periods": 2}}
-KEYS = list(STOCK_ANSWER["predictions"][0])  # type: ignore[index,arg-type,call-overload]
+KEYS = list(STOCK_ANSWER["predictions"][0])  # type: ignore[index,arg-type]
 
 
 class Plan:
@@ -174,7 +174,7 @@ def test_the_deadline_is_kept(service: httpx.Client) -> None:
 
 # --- mistakes
 
-MISTAKES = [
+MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"on_hand": -3}, 'unmet_demand "backorder"'),
     ({"on_hand": ...}, "on_hand: is missing"),
     ({"on_hand": [{"quantity": -1}]}, "on_hand[0].quantity: must be at least 0"),
