@@ -37,7 +37,7 @@ class StockItem:
     @property
     def cold(self) -> bool:
         """Whether nothing is known of its demand."""
-        return bool(np.isnan(self.series.target).all())
+        return bool(np.isnan(paths.observed(self.series)).all())
 
     @property
     def horizon(self) -> int:

@@ -53,7 +53,7 @@ DEFAULT = Dependence(strength=0.374, persistence=0.8)
 class Origin:
     """A series as it was known some periods ago, and what came then.
 
-    truth: shape (periods,), NaN where missing.
+    truth: shape (periods,), NaN where missing or censored.
     """
 
     series: Series
@@ -162,13 +162,20 @@ def origins(series: Series, periods: int) -> list[Origin]:
     that are known ahead are known there as well.
     """
     length = span(periods)
-    target = series.target[0]
+    target = observed(series)[0]
     seen = np.flatnonzero(~np.isnan(target))
     if not len(seen):
         return []
     most = (target.size - seen[0] - FEWEST_BEFORE) // length
     ends = [target.size - length * (number + 1) for number in range(min(MOST_ORIGINS, most))]
-    return [Origin(_before(series, end, length), target[end : end + length]) for end in ends]
+    return [Origin(before(series, end, length), target[end : end + length]) for end in ends]
+
+
+def observed(series: Series) -> FloatArray:
+    """The target where it tells demand: NaN where it is missing or censored."""
+    if series.censored is None:
+        return series.target
+    return np.where(series.censored, np.nan, series.target)
 
 
 def span(periods: int) -> int:
@@ -176,10 +183,12 @@ def span(periods: int) -> int:
     return min(max(periods, SHORTEST), LONGEST)
 
 
-def _before(series: Series, end: int, length: int) -> Series:
+def before(series: Series, end: int, length: int) -> Series:
+    """The series up to a period, its covariates known for so many periods after it."""
     return replace(
         series,
         target=series.target[:, :end],
+        censored=None if series.censored is None else series.censored[:end],
         covariates=tuple(_covariate_before(each, end, length) for each in series.covariates),
     )
 

@@ -31,13 +31,14 @@ from models.base import (
     SeriesTask,
     Work,
 )
+from models.censoring import complete, spells
 from models.checkpoint import SeriesCheckpoint, load_series
 from models.features import Rows, least_deviation, row_count, rows_of, scale_of
 from models.forward import Forward, Groups
 from models.paths import Dependence, dependence_of
 from models.seasonal import adjust
 
-ENGINE = 3  # raise it when the same weights begin to answer differently
+ENGINE = 4  # raise it when the same weights begin to answer differently
 PATH_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # followed beyond one horizon
 LARGEST = float(np.finfo(np.float32).max)
 #: Products a pass needs before a second thread gains more than it costs to wake it at each layer:
@@ -151,7 +152,7 @@ class SeriesNetwork:
     def work(self, task: SeriesTask) -> Work:
         patches = self.lane(task)
         paths = 1 if patches <= self._most_patches else len(self._paths)
-        rows = sum(row_count(one) for one in task.series)
+        rows = sum(row_count(one) + row_count(one) * len(spells(one)) for one in task.series)
         history = max(one.target.shape[1] for one in task.series)
         length = min(history, self._context) + min(patches, self._most_patches) * self._patch
         return Work(rows=rows * paths, length=length)
@@ -165,6 +166,8 @@ class SeriesNetwork:
         patches = self.lane(tasks[0])
         if any(self.lane(task) != patches for task in tasks):
             raise ModelError("tasks of different lanes in one batch")
+        if any(one.censored is not None for task in tasks for one in task.series):
+            tasks = complete(tasks, self.predict, longest=self._patch)
         rows = rows_of(tasks, context_length=self._context, horizon=patches * self._patch)
         try:
             with self._counted():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.api.issues import Issues, Place, shown
 from app.errors import InvalidInputError, Issue
@@ -27,6 +28,7 @@ LONGEST_NAME = 256
 TIMES_KEPT = 10  # so much longer than what is kept may a history be
 
 Values = FloatArray | CategoryArray
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +122,10 @@ class _Entry:
         if target is None:
             return None
         history = target.shape[1]
-        self._out_of_stock(target)
+        censored = self._out_of_stock(target.shape[1])
         covariates = self._covariates(history)
         start = self._start(history)
-        known = _finite(target)
+        known = _finite(target if censored is None else np.where(censored, np.nan, target))
         non_negative = self._ask.non_negative
         if non_negative is None:
             non_negative = not bool((target < 0).any())
@@ -134,7 +136,7 @@ class _Entry:
             start=start,
             history=history,
             nested=history > 0 and isinstance(self._raw["target"][0], list),
-            series=self._cut(target, covariates, non_negative=non_negative),
+            series=self._cut(target, covariates, censored, non_negative=non_negative),
             warnings=tuple(self._warnings),
         )
 
@@ -215,11 +217,11 @@ class _Entry:
                 msg = f"{shown(value)} is not a number; send null for what is missing"
                 self._issues.add(place.at(number), msg, "number_type")
 
-    def _out_of_stock(self, target: FloatArray) -> None:
-        """Take out the periods whose sales are only a lower bound of demand."""
+    def _out_of_stock(self, history: int) -> Flags | None:
+        """The periods whose sales are only a lower bound of demand; None if there is none."""
         raw = self._raw.get("out_of_stock")
         if raw is None:
-            return
+            return None
         place = self.place.at("out_of_stock")
         if not isinstance(raw, list):
             msg = f"must be a list of true and false, not {shown(raw)}"
@@ -227,8 +229,9 @@ class _Entry:
         elif set(map(type, raw)) - {bool}:
             number, value = next((n, v) for n, v in enumerate(raw) if type(v) is not bool)
             self._issues.add(place.at(number), f"{shown(value)} is not true or false", "bool_type")
-        elif self._as_long(raw, target.shape[1], place, "target"):
-            target[:, np.array(raw, dtype=np.bool_)] = np.nan
+        elif self._as_long(raw, history, place, "target"):
+            return np.array(raw, dtype=np.bool_) if any(raw) else None
+        return None
 
     def _as_long(self, raw: list[Any], length: int, place: Place, other: str) -> bool:
         if len(raw) == length:
@@ -345,7 +348,12 @@ class _Entry:
         return start
 
     def _cut(
-        self, target: FloatArray, covariates: tuple[Covariate, ...], *, non_negative: bool
+        self,
+        target: FloatArray,
+        covariates: tuple[Covariate, ...],
+        censored: Flags | None,
+        *,
+        non_negative: bool,
     ) -> Series:
         """The series, no longer than what is kept."""
         most = self._limits.max_history
@@ -353,10 +361,12 @@ class _Entry:
             msg = f"has {target.shape[1]:,} periods; the latest {most:,} were used"
             self._warn("target", msg, "history_cut")
             target = target[:, -most:]
+            censored = None if censored is None else censored[-most:]
             covariates = tuple(
                 Covariate(each.name, each.past[-most:], each.future) for each in covariates
             )
-        return Series(target, covariates, season_lengths(self._ask.freq), non_negative)
+        seasons = season_lengths(self._ask.freq)
+        return Series(target, covariates, seasons, non_negative, censored)
 
     def _warn(self, field: str, msg: str, type: str) -> None:  # noqa: A002 - the contract's word
         place = self.place.at(field)

@@ -36,7 +36,7 @@ from app.resources import Resources
 from app.settings import Settings
 from models.base import FloatArray, Series
 from models.inventory import CostCurve, Service, ServiceType, cover, first_likely
-from models.paths import Dependence
+from models.paths import Dependence, observed
 
 PATH = "/predict/inventory"
 FIELDS = frozenset({"inputs", "parameters"})
@@ -221,7 +221,7 @@ class _Asked:
             at = place.at(number).at("target")
             if each.nested:
                 self._one_target(at)
-            elif np.isnan(each.series.target).all():
+            elif np.isnan(observed(each.series)).all():
                 self._issues.add(at, "has no value; leave the series out", "no_history")
         return tuple(read)
 
@@ -268,7 +268,7 @@ class _Asked:
         place = named(Place(("inputs",), "inputs").at(number), asked.item_id).at("target")
         if asked.nested:
             self._one_target(place)
-        elif np.isnan(asked.series.target).all() and not cold_allowed:
+        elif np.isnan(observed(asked.series)).all() and not cold_allowed:
             msg = (
                 "has no value; send its history, or series of like items as "
                 'parameters.population, as [{"target": [3, 0, 5]}]'

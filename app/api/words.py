@@ -94,7 +94,8 @@ class SeriesRequest(BaseModel):
     out_of_stock: list[StrictBool] | None = Field(
         default=None,
         description="True for periods whose sales are only a lower bound of demand, since there "
-        "was nothing left to sell; they count as missing.",
+        "was nothing left to sell. They count as what was expected before, given that demand was "
+        "at least that; as missing where too little is known before.",
     )
 
 
