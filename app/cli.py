@@ -20,10 +20,18 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperGroup
 
-from app.errors import ConfigurationError, InvalidInputError, NotFoundError, ShopcastError
+from app.errors import (
+    ConfigurationError,
+    InvalidInputError,
+    Issue,
+    NotFoundError,
+    ShopcastError,
+)
 
 if TYPE_CHECKING:
-    from app.forecasters import Ask, Forecast, Forecaster
+    import pandas as pd
+
+    from app.forecasters import Ask, Forecast, Forecaster, StockAsk
     from app.histories import History
     from app.registry import Registry
     from app.resources import Resources
@@ -49,6 +57,13 @@ class Gaps(StrEnum):
 
     MISSING = "missing"
     ZERO = "zero"
+
+
+class ServiceKind(StrEnum):
+    """What a service level counts."""
+
+    CYCLE = "cycle"
+    FILL_RATE = "fill_rate"
 
 
 class Commands(TyperGroup):
@@ -353,6 +368,97 @@ def backtest(
     verdict.show(found, _out())
 
 
+@predict.command("inventory")
+def predict_inventory(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV or Parquet of sales, as for `predict sales`.",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+        ),
+    ],
+    stock: Annotated[
+        Path,
+        typer.Option(
+            help="CSV with a row an item: item_id, on_hand, lead_time (periods), and as wanted "
+            "on_order, in_periods or arrives_on, review_period, unmet_demand, shelf_life, costs. "
+            "Further rows of an item are further orders.",
+            metavar="CSV",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+        ),
+    ],
+    horizon: Annotated[int, typer.Option(help="Periods to project.", min=1, max=1024)] = 28,
+    service_level: Annotated[float, typer.Option(help="Between 0 and 1.")] = 0.95,
+    service_type: Annotated[
+        ServiceKind, typer.Option(help="Cycles without a stock-out, or share of demand served.")
+    ] = ServiceKind.CYCLE,
+    item: Annotated[
+        list[str] | None, typer.Option(help="Only this item; may be repeated.", metavar="NAME")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the stock to come: a .png file.", metavar="FILE")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the table: a .csv or .parquet file.", metavar="FILE")
+    ] = None,
+    freq: Annotated[
+        str | None, _file_option("Frequency, as in D, W-MON, MS, h, 15min.", "ALIAS")
+    ] = None,
+    gaps: Annotated[Gaps, _file_option("What a period without a row means.")] = Gaps.MISSING,
+    layout: Annotated[Layout | None, _file_option("Rows a period, or a table.")] = None,
+    id_column: Annotated[
+        str, _file_option("Column or columns that tell items apart.", "NAMES")
+    ] = "",
+    time_column: Annotated[str | None, _file_option("Column of dates.", "NAME")] = None,
+    target_column: Annotated[str | None, _file_option("Column of sales.", "NAME")] = None,
+    server: Server = None,
+    model: Annotated[
+        str,
+        typer.Option(help="Alias or version.", metavar="NAME", rich_help_panel=WHO),
+    ] = "production",
+    checkpoint: Checkpoint = None,
+    base: Base = None,
+    device: Device = None,
+) -> None:
+    """Say of each item when its shelf is empty, and what to order.
+
+    Example: `shopcast predict inventory sales.csv --stock stock.csv --plot stock.png`
+    """
+    from app.forecasters import StockAsk
+    from app.histories import build
+    from app.report import order_frame
+    from app.stocks import read_stocks
+    from app.tables import Columns, read
+
+    _check_file(plot, PLOTS[:1])
+    _check_file(output, OUTPUTS)
+    columns = Columns(
+        item=_names(id_column),
+        time=time_column,
+        target=target_column,
+        layout=layout.value if layout else None,
+    )
+    stocks = read_stocks(stock)
+    table = read(file, columns)
+    _note(table.notes)
+    histories = build(
+        table, columns, prediction_length=horizon, freq=freq, items=item or (), gaps=gaps.value
+    )
+    _note(histories.notes)
+    items = _stocked(histories.items, stocks, chosen=bool(item))
+    settings = _settings(series_checkpoint=checkpoint, series_base=base, device=device)
+    ask = StockAsk(horizon, histories.freq, service_level, service_type.value, model)
+    plans = asyncio.run(_plan(items, stocks, ask, settings, server=server))
+    if plot is not None:
+        chosen = [stocks[each.item] for each in items]
+        _plot_stock(list(zip(items, chosen, plans, strict=True)), path=plot, freq=histories.freq)
+    _print_or_write_rows(order_frame(plans, stocks), output)
+
+
 @app.command()
 def models(server: Server = None, checkpoint: Checkpoint = None, base: Base = None) -> None:
     """List the models of a server, or load the checkpoint of the settings and check it."""
@@ -470,7 +576,7 @@ async def _forecaster(settings: "Settings", server: str | None) -> AsyncIterator
             yield there
         return
     async with _opened(settings) as resources:
-        yield Local(resources.predictor)
+        yield Local(resources)
 
 
 @asynccontextmanager
@@ -536,6 +642,59 @@ async def _backtest(
     return found
 
 
+def _stocked(
+    items: Sequence["History"], stocks: dict[str, Any], *, chosen: bool
+) -> list["History"]:
+    """The items whose stock is known; what is known of one side alone is told."""
+    kept = [each for each in items if each.item in stocks]
+    if not kept:
+        first = items[0].item
+        message = f"no item of the sales is in the stock file, as {first!r} should be"
+        raise InvalidInputError((Issue(("stock",), message, "stock"),))
+    missing, known = len(items) - len(kept), {each.item for each in items}
+    if missing:
+        _note([f"{missing:,} items left out: not in the stock file"])
+    more = [] if chosen else [name for name in stocks if name not in known]
+    if more:
+        _note([f"{len(more):,} items of the stock file left out: no sales, such as {more[0]}"])
+    return kept
+
+
+async def _plan(
+    items: Sequence["History"],
+    stocks: dict[str, Any],
+    ask: "StockAsk",
+    settings: "Settings",
+    *,
+    server: str | None,
+) -> list[dict[str, Any]]:
+    """Plans of all items, some at a time."""
+    plans: list[dict[str, Any]] = []
+    with _progress() as progress:
+        bar = progress.add_task("loading", total=None)
+        async with _forecaster(settings, server) as forecaster:
+            progress.update(bar, description="planning", total=len(items))
+            for start in range(0, len(items), CHUNK):
+                part = items[start : start + CHUNK]
+                answer = await forecaster.plan(part, [stocks[each.item] for each in part], ask)
+                _note([each["msg"] for each in answer["warnings"]])
+                plans.extend(answer["predictions"])
+                progress.update(bar, completed=len(plans))
+    _note([f"{len(plans):,} planned by sales version {answer['model']['version']}"])
+    return plans
+
+
+def _plot_stock(
+    triples: Sequence[tuple["History", dict[str, Any], dict[str, Any]]], *, path: Path, freq: str
+) -> None:
+    from app.plot import PANELS, draw_stock
+
+    draw_stock(triples, path, freq=freq)
+    left_out = len(triples) - PANELS
+    more = f" (the first {PANELS} items; choose others with --item)" if left_out > 0 else ""
+    _note([f"drawn: {path}{more}"])
+
+
 def _progress() -> Progress:
     console = _err()
     return Progress(
@@ -571,9 +730,14 @@ def _print_or_write(
     shown: Sequence[float],
     output: Path | None,
 ) -> None:
-    from app.report import frame, show, write
+    from app.report import frame
 
-    rows = frame(forecasts, levels, shown)
+    _print_or_write_rows(frame(forecasts, levels, shown), output)
+
+
+def _print_or_write_rows(rows: "pd.DataFrame", output: Path | None) -> None:
+    from app.report import show, write
+
     if output is None:
         show(rows, _out())
         return

@@ -6,13 +6,15 @@ Invariant: both give the same forecast for the same history, in the order of the
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import httpx
 import numpy as np
+import orjson
 import pandas as pd
 
+from app.api.inventory import plan_body
 from app.errors import (
     ConfigurationError,
     InvalidInputError,
@@ -22,7 +24,7 @@ from app.errors import (
 )
 from app.histories import History
 from app.periods import future_index
-from app.predictor import Predictor
+from app.resources import Resources
 from models.base import CategoryArray, FloatArray, Series, SeriesForecast, SeriesTask
 from models.seasonal import season_lengths
 
@@ -59,22 +61,48 @@ class Answer:
     forecasts: tuple[Forecast, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class StockAsk:
+    """What is wanted of every item with its stock."""
+
+    prediction_length: int
+    freq: str
+    service_level: float
+    service_type: str
+    model: str = "production"
+
+
+Stocks = Sequence[dict[str, Any]]
+
+
 class Forecaster(Protocol):
     """Answers some histories at a time."""
 
     async def forecast(self, histories: Sequence[History], ask: Ask) -> Answer:
         """One forecast for each history, in order. Raises ShopcastError."""
 
+    async def plan(
+        self, histories: Sequence[History], stocks: Stocks, ask: StockAsk
+    ) -> dict[str, Any]:
+        """The answer of /predict/inventory. stocks: its fields of each item's stock, in order."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Local:
     """The checkpoint of the settings, in this process."""
 
-    predictor: Predictor
+    resources: Resources
+
+    async def plan(
+        self, histories: Sequence[History], stocks: Stocks, ask: StockAsk
+    ) -> dict[str, Any]:
+        body = orjson.dumps(_stock_payload(histories, stocks, ask))
+        answer: dict[str, Any] = orjson.loads(await plan_body(body, self.resources))
+        return answer
 
     async def forecast(self, histories: Sequence[History], ask: Ask) -> Answer:
         tasks = [_task(history, ask) for history in histories]
-        made = await self.predictor.predict("sales", tasks, alias=ask.model, bulk=True)
+        made = await self.resources.predictor.predict("sales", tasks, alias=ask.model, bulk=True)
         pairs = zip(histories, made.results, strict=True)
         forecasts = tuple(_from_result(history, result[0], ask) for history, result in pairs)
         return Answer(made.version, forecasts)
@@ -94,6 +122,16 @@ class Server:
             return Answer(body["model"]["version"], forecasts)
         except (KeyError, TypeError, ValueError) as error:
             raise self._odd("forecasts") from error
+
+    async def plan(
+        self, histories: Sequence[History], stocks: Stocks, ask: StockAsk
+    ) -> dict[str, Any]:
+        body = await self._post(
+            "/predict/inventory", _stock_payload(histories, stocks, ask), histories
+        )
+        if len(body.get("predictions", ())) != len(histories):
+            raise self._odd("plans")
+        return body
 
     async def models(self) -> list[dict[str, Any]]:
         """The models that the server answers with."""
@@ -171,6 +209,15 @@ def _payload(histories: Sequence[History], ask: Ask) -> dict[str, Any]:
             "quantile_levels": list(ask.levels),
             "model": ask.model,
         },
+    }
+
+
+def _stock_payload(histories: Sequence[History], stocks: Stocks, ask: StockAsk) -> dict[str, Any]:
+    return {
+        "inputs": [
+            _input(history) | stock for history, stock in zip(histories, stocks, strict=True)
+        ],
+        "parameters": asdict(ask),
     }
 
 

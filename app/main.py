@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from app import server
-from app.api import health, models, sales
+from app.api import health, inventory, models, sales
 from app.api.docs import describe, docs_of
 from app.api.edge import Edge
 from app.api.problems import on_error, on_http_error, on_validation_error
@@ -35,7 +35,7 @@ def create_app(settings: Settings, *, on_stuck: Callable[[], None] | None = None
             app.state.complaint = str(error)
             raise
 
-    hot = sales.routes()
+    hot = [*sales.routes(), *inventory.routes()]
     app = FastAPI(
         title="Shopcast",
         version=version("shopcast"),
@@ -43,7 +43,7 @@ def create_app(settings: Settings, *, on_stuck: Callable[[], None] | None = None
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        routes=list(hot),
+        routes=[*hot],
     )
     app.state.complaint = None
     for each in (models, health):

@@ -10,6 +10,7 @@ clock's face, where each day has 24 hours.
 
 import re
 import warnings
+from bisect import bisect_right
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -130,6 +131,38 @@ def future_times(start: Start, freq: str, history: int, prediction_length: int) 
 def check_horizon(start: Start, freq: str, history: int, prediction_length: int) -> None:
     """Raise InvalidInputError if the calendar ends before the forecast does."""
     _step(start, _anchored(start, freq), history + prediction_length - 1)
+
+
+def period_at(start: Start, freq: str, history: int, time: Start) -> int:
+    """The forecast period that a time lies in, from 1 on; 0 if it lies before them.
+
+    Raises InvalidInputError as `future_start`.
+    """
+    offset = _anchored(start, freq)
+    wanted = time.time - _offset_from_utc(time.zone or start.zone)
+    wanted += _offset_from_utc(start.zone)
+
+    def begins(period: int) -> datetime:
+        return _step(start, offset, history + period - 1)
+
+    if wanted < begins(1):
+        return 0
+    far = 1
+    while begins(2 * far) <= wanted:
+        far *= 2
+    return bisect_right(range(2 * far), wanted, lo=1, key=begins) - 1
+
+
+def period_days(freq: str | None) -> float:
+    """The mean length of a period in days, over years where it varies; 1 if it is unknown."""
+    if freq is None:
+        return 1.0
+    offset = parse_freq(freq)
+    if isinstance(offset, Tick):
+        return _length(offset) / timedelta(days=1)
+    first = offset.rollforward(_stamp(datetime(2001, 1, 1)))  # noqa: DTZ001 - a calendar's, not a place's
+    count = 48
+    return float((first + count * offset - first) / pd.Timedelta(days=count))
 
 
 def future_index(last: pd.Timestamp, freq: str, prediction_length: int) -> pd.DatetimeIndex:
@@ -275,6 +308,15 @@ def _check_zone(zone: str) -> None:
     digits = zone.lstrip("+-").replace(":", "")
     if digits.isdigit() and (int(digits[:2]) > 23 or int(digits[2:] or 0) > 59):
         raise ValueError(zone)
+
+
+def _offset_from_utc(zone: str) -> timedelta:
+    """Of a zone as it was written: +02:00, -0330, Z or nothing."""
+    digits = zone[1:].replace(":", "").ljust(4, "0")
+    if not digits.isdigit() or zone in {"", "Z", "z"}:
+        return timedelta(0)
+    ahead = timedelta(hours=int(digits[:2]), minutes=int(digits[2:4]))
+    return -ahead if zone[0] == "-" else ahead
 
 
 def _unreadable(text: str) -> InvalidInputError:

@@ -15,6 +15,7 @@ import pandas as pd
 from app.errors import ConfigurationError
 from app.forecasters import Forecast
 from app.histories import History
+from app.periods import future_index
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +26,7 @@ LINE = "#c2410c"
 SHADES = ("#fdebdc", "#fbd0ac", "#f7b17c")  # of intervals, the widest first
 PERIODS_SHOWN = 4  # history shown, in horizons
 FEWEST_SHOWN = 90
+FEWEST_STOCK = 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Band:
 ZERO_FORMATS = ["", "%Y", "%b\n%Y", "%b %d\n%Y", "%H:%M", "%H:%M"]
 
 Pair = tuple[History, Forecast]
+Stocked = tuple[History, dict[str, Any], dict[str, Any]]
 
 
 def draw(pairs: Sequence[Pair], levels: Sequence[float], path: Path) -> None:
@@ -161,7 +164,7 @@ def _number(time: pd.Timestamp) -> float:
     return (time.tz_localize(None) - pd.Timestamp(0)) / pd.Timedelta(days=1)
 
 
-def _dress(axes: "Axes", history: History, forecast: Forecast) -> None:
+def _date_axis(axes: "Axes") -> None:
     from matplotlib import dates
 
     locator = dates.AutoDateLocator(maxticks=9)  # type: ignore[no-untyped-call]
@@ -171,10 +174,93 @@ def _dress(axes: "Axes", history: History, forecast: Forecast) -> None:
             locator, zero_formats=ZERO_FORMATS, show_offset=False
         )
     )
+
+
+def _dress(axes: "Axes", history: History, forecast: Forecast) -> None:
+    _date_axis(axes)
     axes.set_title(forecast.item, loc="left", fontsize=11, fontweight="bold", color=INK, pad=10)
     axes.margins(x=0.01)
     if history.target[~np.isnan(history.target)].min() >= 0 and forecast.quantiles.min() >= 0:
         axes.set_ylim(bottom=0)
+
+
+# --- stock
+
+
+def draw_stock(triples: Sequence[Stocked], path: Path, *, freq: str) -> None:
+    """Write the picture of what the stock will be if nothing is ordered, and of the order, as PNG.
+
+    triples: history, stock and prediction of /predict/inventory, each of one item.
+    """
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise no_library("PNG", "matplotlib") from None
+    shown = triples[:PANELS]
+    columns = 1 if len(shown) < 4 else 2
+    lines = -(-len(shown) // columns)
+    height = 4.4 if lines == 1 else 3.0 * lines + 0.4
+    with mpl.rc_context(rc=style()):
+        figure = Figure(figsize=(10.5, height), layout="constrained")
+        grid = figure.subplots(lines, columns, squeeze=False)
+        for axes in grid.flat[len(shown) :]:
+            axes.set_visible(False)
+        for axes, (history, stock, plan) in zip(grid.flat, shown, strict=False):
+            _draw_stock_panel(axes, history, stock, plan, freq=freq)
+        handles, labels = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
+        figure.savefig(path, dpi=130)
+
+
+def _draw_stock_panel(
+    axes: "Axes", history: History, stock: dict[str, Any], plan: dict[str, Any], *, freq: str
+) -> None:
+    on_hand = plan["on_hand"]
+    steps = len(on_hand["mean"])
+    kept = max(steps, FEWEST_STOCK)
+    now = history.times[-1]
+    future = future_index(now, freq, steps).insert(0, now)
+    step = future[1] - now
+    axes.bar(
+        history.times[-kept:], history.target[-kept:], width=0.8 * step, color=GRID, label="sold"
+    )
+    begin = max(float(_shelf(stock)), 0.0)
+    low, middle, high = ([begin, *on_hand[level]] for level in ("0.1", "0.5", "0.9"))
+    axes.fill_between(future, low, high, color=SHADES[1], lw=0, label="80 % of stock to come")
+    axes.plot(future, middle, color=LINE, lw=1.8, label="median, nothing ordered")
+    axes.axhline(plan["reorder_point"], color=INK, lw=1, ls=(0, (5, 3)), label="reorder point")
+    lead = plan["protection_interval"] - stock.get("review_period", 1)
+    _draw_order(axes, plan, future, lead=lead)
+    axes.axvline(_number(now), color=FAINT, lw=0.8, ls=(0, (3, 3)))
+    axes.set_ylim(bottom=0)
+    _date_axis(axes)
+    axes.set_title(history.item, loc="left", fontsize=11, fontweight="bold", color=INK, pad=10)
+    axes.margins(x=0.01)
+
+
+def _shelf(stock: dict[str, Any]) -> float:
+    """Units on the shelf now."""
+    raw = stock.get("on_hand", 0)
+    return float(sum(lot["quantity"] for lot in raw) if isinstance(raw, list) else raw)
+
+
+def _draw_order(
+    axes: "Axes", plan: dict[str, Any], future: pd.DatetimeIndex, *, lead: float
+) -> None:
+    """A bar where the order of today is received."""
+    quantity = plan["order_quantity"]
+    place = min(round(lead), len(future) - 1)
+    if quantity > 0:
+        axes.vlines(future[place], 0, quantity, color=INK, lw=5, alpha=0.85)
+        axes.annotate(
+            f"order {quantity:g}",
+            (_number(future[place]), quantity),
+            xytext=(6, -2),
+            textcoords="offset points",
+            color=INK,
+            fontsize=9,
+        )
 
 
 # --- HTML

@@ -32,7 +32,7 @@ KEY_BYTES = 24
 LARGE = 1 << 17  # numbers that take about a millisecond to hash or to pack
 NOTHING: Answer[SeriesResult] = Answer([], 0.0, 0.0)
 _HEAD = struct.Struct("<IIII")  # lengths of fingerprint, horizon, levels, series
-_SERIES = struct.Struct("<q?I")  # number of seasons (-1: unknown), non-negative, covariates
+_SERIES = struct.Struct("<q??I")  # seasons (-1: unknown), non-negative, censored, covariates
 
 log = logging.getLogger(__name__)
 
@@ -205,9 +205,12 @@ def _frame_task(fingerprint: str, task: SeriesTask) -> Iterator[bytes]:
 def _frame_series(series: Series) -> Iterator[bytes]:
     seasons = series.season_lengths
     count = -1 if seasons is None else len(seasons)
-    yield _SERIES.pack(count, series.non_negative, len(series.covariates))
+    censored = series.censored is not None
+    yield _SERIES.pack(count, series.non_negative, censored, len(series.covariates))
     yield array("q", seasons or ()).tobytes()
     yield from _frame_array(series.target)
+    if series.censored is not None:  # as long as the target
+        yield series.censored.tobytes()
     for covariate in series.covariates:  # their names move no answer, their order may
         yield from _frame_array(covariate.past)
         yield b"-" if covariate.future is None else b"+"

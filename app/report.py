@@ -17,6 +17,10 @@ from rich.table import Table
 from app.forecasters import Forecast
 
 MODEL_COLUMNS = ("model", "version", "alias", "checkpoint", "weights", "runs on")
+ORDER_COLUMNS = (
+    *("order_quantity", "reorder_point", "order_up_to", "safety_stock", "days_of_cover"),
+    *("first_likely_stockout", "expected_service"),
+)
 ROWS_SHOWN = 56  # of a table on a terminal
 
 
@@ -25,6 +29,26 @@ def frame(
 ) -> pd.DataFrame:
     """The forecasts as rows. levels: those of the forecasts; shown: the columns wanted."""
     return pd.concat([_rows(each, levels, shown) for each in forecasts], ignore_index=True)
+
+
+def order_frame(plans: Sequence[dict[str, Any]], stocks: dict[str, Any]) -> pd.DataFrame:
+    """Plans of /predict/inventory as rows, what to order beside what there is."""
+    return pd.DataFrame([_order_row(plan, stocks[str(plan["item_id"])]) for plan in plans])
+
+
+def _order_row(plan: dict[str, Any], stock: dict[str, Any]) -> dict[str, Any]:
+    coming = sum(order["quantity"] for order in stock.get("on_order", ()))
+    return {
+        "item_id": plan["item_id"],
+        "on_hand": stock.get("on_hand"),
+        "on_order": coming,
+        **{name: _day(plan[name]) for name in ORDER_COLUMNS},
+    }
+
+
+def _day(cell: object) -> object:
+    """A time at midnight as its date."""
+    return cell.removesuffix("T00:00:00") if isinstance(cell, str) else cell
 
 
 def _rows(forecast: Forecast, levels: Sequence[float], shown: Sequence[float]) -> pd.DataFrame:
@@ -78,6 +102,8 @@ def _version_cells(model: dict[str, Any], version: dict[str, Any]) -> list[str]:
 
 
 def _texts(rows: pd.DataFrame) -> list[list[str]]:
+    if "timestamp" not in rows:
+        return [["" if pd.isna(cell) else _text(cell) for cell in line] for line in rows.to_numpy()]
     midnight = (rows["timestamp"] == rows["timestamp"].dt.normalize()).all()
     times = rows["timestamp"].dt.strftime("%Y-%m-%d" if midnight else "%Y-%m-%d %H:%M")
     digits = 0 if rows["mean"].abs().median() >= 1000 else 1
@@ -86,6 +112,10 @@ def _texts(rows: pd.DataFrame) -> list[list[str]]:
         [item, time, *(f"{number:,.{digits}f}" for number in line)]
         for item, time, line in zip(rows["item_id"], times, numbers, strict=True)
     ]
+
+
+def _text(cell: object) -> str:
+    return f"{cell:,.4g}" if isinstance(cell, float) else str(cell)
 
 
 def _rounded(rows: pd.DataFrame) -> pd.DataFrame:

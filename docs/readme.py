@@ -1,4 +1,4 @@
-"""Renew what README.md shows of the shipped checkpoint: the answer to its curl, and the picture.
+"""Renew what README.md shows of the shipped checkpoint: the answer to its curl, and the pictures.
 
     python docs/readme.py
 
@@ -16,12 +16,13 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "images" / "forecast.png"
+STOCK_PICTURE = PICTURE.with_name("inventory.png")
 ITEMS = ("bananas-1082185", "eggs-x-large-981760")
 _ANSWER = re.compile(r"(?<=^```json\n).*?(?=^```)", re.DOTALL | re.MULTILINE)
 
 
 def main() -> None:
-    """Renew both."""
+    """Renew them."""
     text = README.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as directory:
         _draw(Path(directory))
@@ -64,14 +65,17 @@ def _rounded(value: object) -> object:
 
 
 def _draw(directory: Path) -> None:
-    """The picture, by the command that the README shows."""
-    sales = directory / "sales.csv"
-    _run(sys.executable, ROOT / "examples" / "completejourney_sales.py", sales)
+    """The pictures, by the commands that the README shows."""
+    sales, stock = directory / "sales.csv", directory / "stock.csv"
+    example = ROOT / "examples" / "completejourney_sales.py"
+    _run(sys.executable, example, sales, "--stock", stock)
     chosen = [word for item in ITEMS for word in ("--item", item)]
     shopcast = Path(sys.executable).with_name("shopcast")
     PICTURE.parent.mkdir(exist_ok=True)
     output = ("--plot", PICTURE, "--output", directory / "forecast.csv")
     _run(shopcast, "predict", "sales", sales, "--horizon", "28", *chosen, *output)
+    output = ("--plot", STOCK_PICTURE, "--output", directory / "orders.csv")
+    _run(shopcast, "predict", "inventory", sales, "--stock", stock, *chosen, *output)
 
 
 def _run(*words: str | Path) -> None:

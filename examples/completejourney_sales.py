@@ -26,9 +26,12 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--products", type=int, default=20, help="how many (default: 20)")
     parser.add_argument("--ahead", type=int, default=28, help="days without units (default: 28)")
+    parser.add_argument("--stock", type=Path, help="also write a stock, invented, to this file")
     options = parser.parse_args()
     rows = daily_sales(options.products, ahead=options.ahead)
     rows.to_csv(options.file, index=False)
+    if options.stock:
+        invented_stock(rows).to_csv(options.stock, index=False)
     parser.exit(message=f"{len(rows):,} rows to {options.file}\n")
 
 
@@ -52,6 +55,15 @@ def daily_sales(products: int, *, ahead: int = 0) -> pd.DataFrame:
     rows = pd.concat(parts)[["item_id", "date", "units", "price", "promo"]]
     unknown = rows["date"] > pd.Timestamp(LAST_DAY) - pd.Timedelta(days=ahead)
     return rows.assign(units=rows["units"].astype("Int64").mask(unknown))
+
+
+def invented_stock(rows: pd.DataFrame) -> pd.DataFrame:
+    """A stock for each product, which the data does not tell: about seven days' sales."""
+    usual = rows.dropna(subset=["units"]).groupby("item_id", sort=False)["units"].mean()
+    units = usual.astype(float).round().astype(int)
+    return pd.DataFrame(
+        {"on_hand": 4 * units, "on_order": 3 * units, "in_periods": 3, "lead_time": 6}
+    ).reset_index()
 
 
 def _names(products: pd.DataFrame) -> pd.Series:

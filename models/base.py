@@ -54,13 +54,15 @@ class Series:
 
     target: shape (targets, history), float64, NaN is missing; the last column is the period
     before the first forecast one. season_lengths: in periods, from the frequency; () if the
-    frequency has no season, None if the frequency is unknown.
+    frequency has no season, None if the frequency is unknown. censored: shape (history,), True
+    where the target is only a lower bound of what is to be forecast; None if it nowhere is.
     """
 
     target: FloatArray
     covariates: tuple[Covariate, ...] = ()
     season_lengths: tuple[int, ...] | None = None
     non_negative: bool = False
+    censored: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,6 +11,8 @@ import numpy as np
 
 from models.base import FloatArray
 
+TINY = 1e-12  # a probability that is none
+
 
 def monotone(quantiles: FloatArray) -> FloatArray:
     """Sort the quantiles of each step: (rows, levels, steps) → the same shape.
@@ -57,6 +59,34 @@ def mean(quantiles: FloatArray, known: Sequence[float], *, floors: FloatArray) -
     low = levels[0] * _low_tail(above[:, 0], low_scale, cut=cut)
     high = (1 - levels[-1]) * _high_tail(above[:, -1], high_scale, cut=cut)
     return np.asarray(floor + inner.sum(axis=1) + low + high)
+
+
+def mean_above(quantiles: FloatArray, known: Sequence[float], *, bounds: FloatArray) -> FloatArray:
+    """Mean given that the value is at least a bound: (rows, levels, steps), (rows, steps) → same.
+
+    b + E[(X - b)⁺] / P(X ≥ b), exact for the quantile function described above; beyond it all,
+    where nothing is left, b and a scale of the tail. NaN where the bound is.
+    """
+    levels = np.asarray(known)
+    low_scale, high_scale = _tail_scales(quantiles, levels)
+    cut = np.array(True)
+    above = quantiles - bounds[:, None]
+    widths = np.diff(levels)[:, None]
+    left, right = above[:, :-1], above[:, 1:]
+    rise = np.where(right > left, right - left, 1.0)
+    share = np.where(left >= 0, 1.0, np.where(right >= 0, np.maximum(right, 0) / rise, 0.0))
+    low, high = above[:, 0], above[:, -1]
+    excess = (_linear_part(left, right, cut=cut) * widths).sum(axis=1)
+    excess += levels[0] * _low_tail(low, low_scale, cut=cut)
+    excess += (1 - levels[-1]) * _high_tail(high, high_scale, cut=cut)
+    reached = (share * widths).sum(axis=1)
+    tail = np.where(low_scale > 0, -np.expm1(-_in_scales(low, low_scale)), 1.0)
+    reached += levels[0] * np.where(low >= 0, tail, 0.0)
+    reached += (1 - levels[-1]) * np.exp(-_in_scales(-high, high_scale))
+    known_tail = reached > TINY
+    return np.asarray(
+        bounds + np.where(known_tail, excess / np.where(known_tail, reached, 1.0), high_scale)
+    )
 
 
 def widen(quantiles: FloatArray, known: Sequence[float], deviations: FloatArray) -> FloatArray:

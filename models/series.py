@@ -33,11 +33,13 @@ from models.base import (
     SetupError,
     Work,
 )
+from models.censoring import complete, spells
 from models.checkpoint import SeriesCheckpoint, load_series
 from models.effects import CovariateEffects, without_effects
 from models.features import Rows, least_deviation, row_count, rows_of, scale_of
 from models.forward import Forward, Groups
 from models.guide import guide
+from models.paths import Dependence, dependence_of
 from models.seasonal import SeasonalAdjustment, adjust
 
 ENGINE = 4  # raise it when the same weights begin to answer differently
@@ -72,6 +74,7 @@ class SeriesDescription:
     seasonal_adjustment: bool
     covariate_effects: bool
     guided: bool
+    dependence: Dependence  # of its errors at the periods of one forecast
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,6 +116,7 @@ class SeriesNetwork:
         self._adjusts = _chosen(seasonal_adjustment, options, "seasonal_adjustment")
         self._effects = _chosen(covariate_effects, options, "covariate_effects")
         self._guided = bool(options.get("guide", False))
+        self._dependence = dependence_of(options)
         self._paths = _paths(self._levels)
         self._lock = threading.Lock()
         self._name = checkpoint.name
@@ -172,6 +176,7 @@ class SeriesNetwork:
             seasonal_adjustment=self._adjusts,
             covariate_effects=self._effects,
             guided=self._guided,
+            dependence=self._dependence,
         )
 
     def gpu_memory_bytes(self) -> int:
@@ -185,7 +190,7 @@ class SeriesNetwork:
     def work(self, task: SeriesTask) -> Work:
         patches = self.lane(task)
         paths = 1 if patches <= self._most_patches else len(self._paths)
-        rows = sum(row_count(one) for one in task.series)
+        rows = sum(row_count(one) + row_count(one) * len(spells(one)) for one in task.series)
         history = max(one.target.shape[1] for one in task.series)
         length = min(history, self._context) + min(patches, self._most_patches) * self._patch
         return Work(rows=rows * paths, length=length)
@@ -199,6 +204,8 @@ class SeriesNetwork:
         patches = self.lane(tasks[0])
         if any(self.lane(task) != patches for task in tasks):
             raise ModelError("tasks of different lanes in one batch")
+        if any(one.censored is not None for task in tasks for one in task.series):
+            tasks = complete(tasks, self.predict, longest=self._patch)
         rows = rows_of(tasks, context_length=self._context, horizon=patches * self._patch)
         try:
             with self._counted():

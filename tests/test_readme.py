@@ -17,7 +17,7 @@ from tests.live import running
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = (["serve"], ["predict", "sales"], ["backtest"])
+COMMANDS = (["serve"], ["predict", "sales"], ["predict", "inventory"], ["backtest"])
 ADDRESS = "http://127.0.0.1:8000"
 
 
@@ -25,9 +25,9 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 
 
-def payload() -> dict[str, Any]:
+def payload(path: str = "/predict/sales") -> dict[str, Any]:
     """The body of the README's curl."""
-    curl = next(block for block in blocks("sh") if block.startswith("curl"))
+    curl = next(block for block in blocks("sh") if block.startswith("curl") and path in block)
     body: dict[str, Any] = json.loads(curl.partition("-d '")[2].rpartition("'")[0])
     return body
 
@@ -59,6 +59,13 @@ def test_curl_is_answered_by_any_checkpoint(tiny_service: str) -> None:
     prediction = response.json()["predictions"][0]
     assert prediction["item_id"] == "bananas"
     assert len(prediction["mean"]) == 7
+
+
+def test_what_to_order_is_answered_by_any_checkpoint(tiny_service: str) -> None:
+    path = "/predict/inventory"
+    response = httpx.post(f"{tiny_service}{path}", json=payload(path), timeout=60)
+    assert response.status_code == 200, response.text
+    assert response.json()["predictions"][0]["order_quantity"] >= 0
 
 
 def test_python_snippet_runs(tiny_service: str, capsys: pytest.CaptureFixture[str]) -> None:

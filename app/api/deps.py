@@ -37,13 +37,15 @@ async def body_of(exchange: Exchange, receive: Receive, deadline_s: float) -> by
 
 
 @asynccontextmanager
-async def turn(of: asyncio.Semaphore, deadline_s: float) -> AsyncIterator[None]:
+async def turn(
+    of: asyncio.Semaphore, deadline_s: float, *, before: str = "the body was read"
+) -> AsyncIterator[None]:
     """A context that few may be in at a time. Raises DeadlineError."""
     try:
         async with asyncio.timeout(max(0.0, deadline_s - time.perf_counter())):
             await of.acquire()
     except TimeoutError as error:
-        raise DeadlineError("the deadline passed before the body was read") from error
+        raise DeadlineError(f"the deadline passed before {before}") from error
     try:
         yield
     finally:

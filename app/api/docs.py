@@ -18,7 +18,13 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
-from app.api.words import ProblemResponse, SalesRequest, SalesResponse
+from app.api.words import (
+    InventoryRequest,
+    InventoryResponse,
+    ProblemResponse,
+    SalesRequest,
+    SalesResponse,
+)
 
 ASSETS = "/docs/assets"
 REFERENCE = "#/components/schemas/{model}"
@@ -28,7 +34,11 @@ PREDICTING = {
     "/predict/sales": "Quantiles and mean of what comes next, for each history. Each input is "
     "answered alone, as it would be in any company, unless cross_learning is asked for.",
     "/invocations": "The same as /predict/sales, for SageMaker-style hosts.",
+    "/predict/inventory": "When the shelf is empty, and what to order, on sample paths of the "
+    "sales forecast. Within a period the order of events is: receipts, demand, review, order.",
 }
+ASKED = {"/predict/inventory": "Inventory"}  # what its words begin with; Sales else
+WORDS = (SalesRequest, SalesResponse, InventoryRequest, InventoryResponse, ProblemResponse)
 PROBES = frozenset({"/healthz", "/readyz", "/ping"})
 PROBLEMS = {
     400: "The body is not JSON, not UTF-8, or its compression is broken.",
@@ -122,7 +132,7 @@ def _described(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
     )
     _, words = models_json_schema(
-        [(each, "validation") for each in (SalesRequest, SalesResponse, ProblemResponse)],
+        [(each, "validation") for each in WORDS],
         ref_template=REFERENCE,
     )
     schemas = schema.setdefault("components", {}).setdefault("schemas", {})
@@ -145,16 +155,17 @@ def _reading(path: str) -> list[int]:
 
 def _predicting(path: str) -> dict[str, Any]:
     """The operation of a route that forecasts."""
+    words = ASKED.get(path, "Sales")
     answer = {
         "description": "One prediction for each input, in order.",
-        "content": _content(JSON, "SalesResponse"),
+        "content": _content(JSON, f"{words}Response"),
     }
     return {
         "tags": ["predictions"],
-        "summary": "Forecast sales",
+        "summary": "Forecast sales" if words == "Sales" else f"Plan {words.lower()}",
         "description": PREDICTING[path],
         "operationId": path.strip("/").replace("/", "_"),
-        "requestBody": {"required": True, "content": _content(JSON, "SalesRequest")},
+        "requestBody": {"required": True, "content": _content(JSON, f"{words}Request")},
         "responses": {"200": answer, **_problems(PROBLEMS)},
     }
 

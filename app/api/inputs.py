@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.api.issues import Issues, Place, shown
 from app.errors import InvalidInputError, Issue
@@ -27,6 +28,7 @@ LONGEST_NAME = 256
 TIMES_KEPT = 10  # so much longer than what is kept may a history be
 
 Values = FloatArray | CategoryArray
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class Ask:
     freq: str | None
     non_negative: bool | None
     timestamps: bool
+    fields: frozenset[str] = FIELDS  # of an input
+    cold: bool = False  # whether an input may have no history
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,9 +55,13 @@ class SalesInput:
     warnings: tuple[Issue, ...] = ()
 
 
-def read_inputs(raw: object, ask: Ask, limits: Settings, *, issues: Issues) -> list[SalesInput]:
-    """The inputs of a request; what is wrong with them goes to `issues`."""
-    place = Place(("inputs",), "inputs")
+INPUTS = Place(("inputs",), "inputs")
+
+
+def read_inputs(
+    raw: object, ask: Ask, limits: Settings, *, issues: Issues, place: Place = INPUTS
+) -> list[SalesInput]:
+    """The inputs of a request, or other series at a place; what is wrong goes to `issues`."""
     if not isinstance(raw, list) or not raw:
         issues.add(place, f"must be a list of at least one input, not {_listed(raw)}", "inputs")
         return []
@@ -61,10 +69,17 @@ def read_inputs(raw: object, ask: Ask, limits: Settings, *, issues: Issues) -> l
         count, most = f"{len(raw):,}", f"{limits.max_inputs:,}"
         issues.add(place, f"has {count} entries; send at most {most} a request", "too_many_inputs")
         return []
-    entries = [_Entry(each, number, ask, limits, issues) for number, each in enumerate(raw)]
+    entries = [
+        _Entry(each, place.at(number), ask, limits, issues) for number, each in enumerate(raw)
+    ]
     inputs = [entry.read() for entry in entries]
     _refuse_repeated(entries, issues)
     return [each for each in inputs if each is not None]
+
+
+def named(place: Place, item_id: str | int | None) -> Place:
+    """The place of an input, told by its id where it has one."""
+    return place if item_id is None else Place(place.loc, f"{place.words} (item_id {item_id!r})")
 
 
 def _listed(raw: object) -> str:
@@ -80,27 +95,26 @@ def _refuse_repeated(entries: list["_Entry"], issues: Issues) -> None:
             continue
         seen = first.setdefault(str(item_id), number)
         if seen != number:
-            msg = f"inputs[{seen}] has the same item_id; give each input its own, or none"
+            msg = f"{entries[seen].bare} has the same item_id; give each input its own, or none"
             issues.add(entry.place.at("item_id"), msg, "repeated_item_id")
 
 
 class _Entry:
     """One entry while it is read."""
 
-    __slots__ = ("_ask", "_issues", "_limits", "_raw", "_warnings", "item_id", "place")
+    __slots__ = ("_ask", "_issues", "_limits", "_raw", "_warnings", "bare", "item_id", "place")
 
     def __init__(
-        self, raw: object, number: int, ask: Ask, limits: Settings, issues: Issues
+        self, raw: object, place: Place, ask: Ask, limits: Settings, issues: Issues
     ) -> None:
         self._ask, self._limits, self._issues = ask, limits, issues
         self._raw: dict[str, Any] = raw if isinstance(raw, dict) else {}
         self._warnings: list[Issue] = []
-        self.place = Place(("inputs", number), f"inputs[{number}]")
+        self.place, self.bare = place, place.words
         self.item_id = self._item_id()
-        if self.item_id is not None:
-            self.place = Place(self.place.loc, f"{self.place.words} (item_id {self.item_id!r})")
-        if self._raw is not raw or not FIELDS.issuperset(self._raw):
-            issues.fields(raw, self.place, FIELDS)
+        self.place = named(place, self.item_id)
+        if self._raw is not raw or not ask.fields.issuperset(self._raw):
+            issues.fields(raw, self.place, ask.fields)
 
     def read(self) -> SalesInput | None:
         """The input, or None if it is not understood."""
@@ -108,21 +122,21 @@ class _Entry:
         if target is None:
             return None
         history = target.shape[1]
-        self._out_of_stock(target)
+        censored = self._out_of_stock(target.shape[1])
         covariates = self._covariates(history)
         start = self._start(history)
-        known = _finite(target)
+        known = _finite(target if censored is None else np.where(censored, np.nan, target))
         non_negative = self._ask.non_negative
         if non_negative is None:
             non_negative = not bool((target < 0).any())
-        if not known:
+        if not known and not self._ask.cold:
             self._warn("target", "has no value; the forecast says little", "no_history")
         return SalesInput(
             item_id=self.item_id,
             start=start,
             history=history,
-            nested=isinstance(self._raw["target"][0], list),
-            series=self._cut(target, covariates, non_negative=non_negative),
+            nested=history > 0 and isinstance(self._raw["target"][0], list),
+            series=self._cut(target, covariates, censored, non_negative=non_negative),
             warnings=tuple(self._warnings),
         )
 
@@ -137,6 +151,8 @@ class _Entry:
     def _target(self) -> FloatArray | None:
         """(targets, history), NaN where missing."""
         raw, place = self._raw.get("target"), self.place.at("target")
+        if self._ask.cold and (raw is None or raw == []):
+            return np.empty((1, 0))
         if not isinstance(raw, list) or not raw:
             missing = "is missing" if "target" not in self._raw else f"is {_listed(raw)}"
             self._issues.add(place, f"{missing}; send the history as a list of numbers", "target")
@@ -201,11 +217,11 @@ class _Entry:
                 msg = f"{shown(value)} is not a number; send null for what is missing"
                 self._issues.add(place.at(number), msg, "number_type")
 
-    def _out_of_stock(self, target: FloatArray) -> None:
-        """Take out the periods whose sales are only a lower bound of demand."""
+    def _out_of_stock(self, history: int) -> Flags | None:
+        """The periods whose sales are only a lower bound of demand; None if there is none."""
         raw = self._raw.get("out_of_stock")
         if raw is None:
-            return
+            return None
         place = self.place.at("out_of_stock")
         if not isinstance(raw, list):
             msg = f"must be a list of true and false, not {shown(raw)}"
@@ -213,8 +229,9 @@ class _Entry:
         elif set(map(type, raw)) - {bool}:
             number, value = next((n, v) for n, v in enumerate(raw) if type(v) is not bool)
             self._issues.add(place.at(number), f"{shown(value)} is not true or false", "bool_type")
-        elif self._as_long(raw, target.shape[1], place, "target"):
-            target[:, np.array(raw, dtype=np.bool_)] = np.nan
+        elif self._as_long(raw, history, place, "target"):
+            return np.array(raw, dtype=np.bool_) if any(raw) else None
+        return None
 
     def _as_long(self, raw: list[Any], length: int, place: Place, other: str) -> bool:
         if len(raw) == length:
@@ -331,7 +348,12 @@ class _Entry:
         return start
 
     def _cut(
-        self, target: FloatArray, covariates: tuple[Covariate, ...], *, non_negative: bool
+        self,
+        target: FloatArray,
+        covariates: tuple[Covariate, ...],
+        censored: Flags | None,
+        *,
+        non_negative: bool,
     ) -> Series:
         """The series, no longer than what is kept."""
         most = self._limits.max_history
@@ -339,10 +361,12 @@ class _Entry:
             msg = f"has {target.shape[1]:,} periods; the latest {most:,} were used"
             self._warn("target", msg, "history_cut")
             target = target[:, -most:]
+            censored = None if censored is None else censored[-most:]
             covariates = tuple(
                 Covariate(each.name, each.past[-most:], each.future) for each in covariates
             )
-        return Series(target, covariates, season_lengths(self._ask.freq), non_negative)
+        seasons = season_lengths(self._ask.freq)
+        return Series(target, covariates, seasons, non_negative, censored)
 
     def _warn(self, field: str, msg: str, type: str) -> None:  # noqa: A002 - the contract's word
         place = self.place.at(field)

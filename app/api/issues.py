@@ -13,6 +13,7 @@ from app.api.bodies import NotFinite
 from app.errors import InvalidInputError, Issue
 
 MOST = 20
+LARGEST = 3.4028234663852886e38  # float32
 LONGEST_NAME = 64  # of a name as it is told; a caller may have sent megabytes
 
 
@@ -66,16 +67,34 @@ class Issues:
         self.add(place, f"must be true or false, not {shown(raw)}", "bool_type")
         return False
 
-    def whole(self, raw: object, place: Place, *, most: int | None = None) -> int | None:
-        """A whole number from 1 on."""
+    def whole(
+        self, raw: object, place: Place, *, least: int = 1, most: int | None = None
+    ) -> int | None:
+        """A whole number, by default from 1 on."""
         if type(raw) is not int:
             self.add(place, f"must be a whole number, not {shown(raw)}", "int_type")
-        elif raw < 1:
-            self.add(place, f"must be at least 1, not {raw}", "too_small")
+        elif raw < least:
+            self.add(place, f"must be at least {least}, not {raw}", "too_small")
         elif most is not None and raw > most:
             self.add(place, f"must be at most {most:,}, not {raw:,}", "too_large")
         else:
             return raw
+        return None
+
+    def number(
+        self, raw: object, place: Place, *, least: float = 0.0, above: float | None = None
+    ) -> float | None:
+        """A number within the range of float32; by default at least 0. above: not that itself."""
+        if type(raw) is not int and type(raw) is not float:
+            self.add(place, f"must be a number, not {shown(raw)}", "number_type")
+        elif abs(raw) > LARGEST:
+            self.add(place, f"{shown(raw)} is beyond the range of float32", "number_too_large")
+        elif above is not None and raw <= above:
+            self.add(place, f"must be more than {above:g}, not {shown(raw)}", "too_small")
+        elif raw < least:
+            self.add(place, f"must be at least {least:g}, not {shown(raw)}", "too_small")
+        else:
+            return float(raw)
         return None
 
 

@@ -20,6 +20,13 @@ from app.resources import Resources
 router = APIRouter(tags=["models"])
 
 
+class DependenceResponse(BaseModel):
+    """Correlation of the errors of periods s and t of one forecast: strength·persistence^|s-t|."""
+
+    strength: float
+    persistence: float
+
+
 class NetworkResponse(BaseModel):
     """The network of a version, as it runs here."""
 
@@ -35,6 +42,7 @@ class NetworkResponse(BaseModel):
     seasonal_adjustment: bool
     covariate_effects: bool = Field(description="Whether effects of known covariates are removed.")
     guided: bool = Field(description="Whether the network is told what smoothing expects.")
+    dependence: DependenceResponse
 
 
 class VersionResponse(BaseModel):

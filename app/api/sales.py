@@ -6,7 +6,6 @@ Invariant: predictions come in the order of `inputs`, and every key of one besid
 
 import asyncio
 import time
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,25 +15,22 @@ from numpy.typing import NDArray
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from app.api.bodies import decompress, encoding_of, parse
-from app.api.deps import Watch, body_of, deadline_of, turn
+from app.api.bodies import parse
+from app.api.deps import Watch, body_of, deadline_of
 from app.api.exchange import Exchange, exchange_of
 from app.api.inputs import Ask, SalesInput, read_inputs
 from app.api.issues import Issues, Place, shown
-from app.errors import DeadlineError, InvalidInputError
-from app.periods import future_start, future_times, parse_freq
+from app.api.parameters import Parameters
+from app.api.questions import Reader
+from app.errors import DeadlineError
+from app.periods import future_start, future_times
 from app.predictor import Prediction
-from app.registry import PRODUCTION, SALES
+from app.registry import SALES
 from app.settings import Settings
 from models.base import SeriesForecast, SeriesTask
 
 MOST_LEVELS = 100
 LEVELS = (0.1, 0.5, 0.9)
-IN_THREAD_FROM_BYTES = 512 * 1024  # a body so large is read and answered off the event loop
-LARGE_AT_ONCE = 2  # so many large bodies are read at a time; each may take a lot of memory
-REMEMBERED_BYTES = 32 * 1024  # a body no larger is remembered with what it asks,
-REMEMBERED_INPUTS = 32  # if that is no more: an input takes far more memory than it took to send
-REMEMBERED = 512
 IN_THREAD_FROM_VALUES = 65_536
 FIELDS = frozenset({"inputs", "parameters"})
 PARAMETERS = frozenset(
@@ -69,7 +65,7 @@ class PredictSales:
     as much as a cached answer.
     """
 
-    def __init__(self, path: str, reader: "_Reader") -> None:
+    def __init__(self, path: str, reader: Reader[SalesQuestion]) -> None:
         self._path, self._reader = path, reader
 
     async def __call__(self, scope: Scope, receive: Receive, _: Send) -> None:
@@ -88,42 +84,6 @@ class PredictSales:
             serialize_s=time.perf_counter() - predicted_s,
         )
         await exchange.answer(answer)
-
-
-class _Reader:
-    """Understands bodies: few large ones at a time, and what is asked again and again once."""
-
-    def __init__(self) -> None:
-        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
-        self._understood: OrderedDict[bytes, SalesQuestion] = OrderedDict()
-
-    async def question(self, body: bytes, exchange: Exchange, deadline_s: float) -> SalesQuestion:
-        """What a body asks, as it was sent."""
-        limits, encoding = exchange.resources.settings, encoding_of(exchange.headers)
-        if encoding is None and len(body) <= IN_THREAD_FROM_BYTES:
-            return self._remembered(body) or self._read(body, limits)
-        async with turn(self._large, deadline_s):  # what is compressed may be large
-            if encoding is not None:
-                most = limits.max_body_bytes
-                body = await asyncio.to_thread(decompress, body, encoding, limit=most)
-            if len(body) > IN_THREAD_FROM_BYTES:
-                return await asyncio.to_thread(read, body, limits)
-        return self._remembered(body) or self._read(body, limits)
-
-    def _remembered(self, body: bytes) -> SalesQuestion | None:
-        question = self._understood.get(body)
-        if question is not None:
-            self._understood.move_to_end(body)
-        return question
-
-    def _read(self, body: bytes, limits: Settings) -> SalesQuestion:
-        question = read(body, limits)
-        small = len(body) <= REMEMBERED_BYTES and len(question.inputs) <= REMEMBERED_INPUTS
-        if small and limits.cache_bytes:
-            self._understood[body] = question
-            if len(self._understood) > REMEMBERED:
-                self._understood.popitem(last=False)
-        return question
 
 
 async def _predict(
@@ -159,7 +119,7 @@ def _timing(prediction: Prediction, *, validate_s: float, serialize_s: float) ->
 
 def routes() -> list[Route]:
     """The routes of one application."""
-    paths, reader = ("/predict/sales", "/invocations"), _Reader()
+    paths, reader = ("/predict/sales", "/invocations"), Reader(read)
     return [Route(path, PredictSales(path, reader), methods=["POST"]) for path in paths]
 
 
@@ -186,27 +146,22 @@ class _Parameters:
     """`parameters`, read with their defaults; what is null counts as not given."""
 
     def __init__(self, raw: object, limits: Settings, issues: Issues) -> None:
-        self._issues, self._place = issues, Place(("parameters",), "parameters")
-        self._raw: dict[str, Any] = {}
-        if raw is not None:
-            self._raw = issues.fields(raw, self._place, PARAMETERS) or {}
-        self._limits = limits
+        self._given = given = Parameters(raw, PARAMETERS, limits, issues)
+        self._issues, self._place, self._raw = issues, given.place, given.raw
         self._levels = self._quantile_levels()
-        self._alias = self._model()
-        self._whole("batch_size")
-        self._cross_learning = self._flag("cross_learning")
+        self._alias = given.model()
+        given.whole("batch_size")
+        self._cross_learning = given.flag("cross_learning")
         self.ask = Ask(
-            prediction_length=self._prediction_length(),
-            freq=self._freq(),
+            prediction_length=given.prediction_length(),
+            freq=given.freq(),
             non_negative=self._non_negative(),
-            timestamps=self._flag("timestamps"),
+            timestamps=given.flag("timestamps"),
         )
 
     def question(self, inputs: list[SalesInput]) -> SalesQuestion:
         """All of the request; to be used only if there are no issues."""
-        if self._raw.get("freq") is None and any(each.start is not None for each in inputs):
-            msg = 'is missing; it is needed with start, such as "D", "W-MON" or "MS"'
-            self._issues.add(self._place.at("freq"), msg, "freq_missing")
+        self._given.check_freq(inputs)
         steps, series = self.ask.prediction_length or 1, [each.series for each in inputs]
         groups = [tuple(series)] if self._cross_learning else [(each,) for each in series]
         return SalesQuestion(
@@ -220,42 +175,8 @@ class _Parameters:
             tasks=tuple(SeriesTask(group, steps, self._levels) for group in groups),
         )
 
-    def _whole(self, name: str, *, most: int | None = None) -> int | None:
-        raw = self._raw.get(name)
-        return None if raw is None else self._issues.whole(raw, self._place.at(name), most=most)
-
-    def _flag(self, name: str) -> bool:
-        raw = self._raw.get(name)
-        return raw is not None and self._issues.flag(raw, self._place.at(name))
-
-    def _prediction_length(self) -> int | None:
-        if self._raw.get("prediction_length") is None:
-            return 1
-        return self._whole("prediction_length", most=self._limits.max_prediction_length)
-
     def _non_negative(self) -> bool | None:
-        return None if self._raw.get("non_negative") is None else self._flag("non_negative")
-
-    def _freq(self) -> str | None:
-        raw = self._raw.get("freq")
-        if raw is None:
-            return None
-        try:
-            parse_freq(raw if isinstance(raw, str) else shown(raw))
-        except InvalidInputError as error:
-            self._issues.add(self._place.at("freq"), error.issues[0].msg, error.issues[0].type)
-            return None
-        return str(raw)
-
-    def _model(self) -> str:
-        raw = self._raw.get("model")
-        if raw is None:
-            return PRODUCTION
-        if type(raw) is int or (isinstance(raw, str) and raw):
-            return str(raw)
-        msg = f'must be "production" or a version number, not {shown(raw)}'
-        self._issues.add(self._place.at("model"), msg, "model")
-        return PRODUCTION
+        return None if self._raw.get("non_negative") is None else self._given.flag("non_negative")
 
     def _quantile_levels(self) -> tuple[float, ...]:
         raw = self._raw.get("quantile_levels")

@@ -286,3 +286,69 @@ def test_a_missing_file_is_exit_code_2_without_a_traceback() -> None:
     assert done.returncode == 2
     assert "does not exist" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# --- inventory
+
+
+@pytest.fixture
+def stock(tmp_path: Path) -> Path:
+    """Apples with two orders on their way, pears, and an item that was never sold."""
+    path = tmp_path / "stock.csv"
+    path.write_text(
+        "item_id,on_hand,lead_time,on_order,in_periods,order_multiple\n"
+        "apple,40,2,20,1,6\napple,40,2,10,2,6\npear,0,2,,,6\nkiwi,1,2,,,1\n"
+    )
+    return path
+
+
+def test_inventory_of_a_file_is_ordered_and_drawn(
+    terminal: Terminal, long: Path, stock: Path, tmp_path: Path
+) -> None:
+    picture = tmp_path / "stock.png"
+    words = ("predict", "inventory", long, "--stock", stock, "--horizon", "7", "--plot", picture)
+    out, err = terminal.run(*words)
+    rows = pd.read_csv(StringIO(out)).set_index("item_id")
+    assert rows.index.tolist() == ["apple", "pear"]
+    assert rows.loc["apple", "on_order"] == 30
+    assert (rows["order_quantity"] % 6 == 0).all()
+    assert rows.loc["pear", "first_likely_stockout"] == "2026-03-02"
+    assert "1 items left out: not in the stock file" in err
+    assert "1 items of the stock file left out: no sales, such as kiwi" in err
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_inventory_is_the_same_from_a_server(
+    terminal: Terminal, settings: dict[str, str], long: Path, stock: Path, tmp_path: Path
+) -> None:
+    words = ("predict", "inventory", long, "--stock", stock, "--service-level", "0.9")
+    here, _ = terminal.run(*words)
+    service = Settings(
+        series_checkpoint=Path(settings["SHOPCAST_SERIES_CHECKPOINT"]), data_dir=tmp_path / "there"
+    )
+    with running(service) as address:
+        there, _ = terminal.run(*words, "--server", address)
+    assert here == there
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("item_id,on_hand,lead_tme\n", "did you mean lead_time?"),
+        ("item_id,lead_time\n", "needs a column on_hand"),
+        ("item_id,on_hand\n", "needs a column lead_time"),
+        ("item_id,on_hand,lead_time\n", "no row below its header"),
+        ("item_id,on_hand,lead_time\n,1,2\n", "line 2: item_id is empty"),
+        ("item_id,on_hand,lead_time\napple,many,2\n", "line 2: on_hand is 'many'"),
+        ("item_id,on_hand,lead_time\napple,nan,2\n", "no number to reckon with"),
+        ("item_id,on_hand,lead_time\napple,1,2\napple,3,2\n", "an earlier row of the item says 1"),
+        ("item_id,on_hand,lead_time\napple,-1,2\n", 'unmet_demand "backorder"'),
+        ("item_id,on_hand,lead_time\nkiwi,1,2\n", "no item of the sales is in the stock file"),
+    ],
+)
+def test_a_mistake_in_the_stock_is_told(
+    terminal: Terminal, long: Path, tmp_path: Path, text: str, told: str
+) -> None:
+    (tmp_path / "wrong.csv").write_text(text)
+    _, err = terminal.run("predict", "inventory", long, "--stock", tmp_path / "wrong.csv", code=2)
+    assert told in err

@@ -6,7 +6,15 @@ import pandas as pd
 import pytest
 
 from app.errors import InvalidInputError
-from app.periods import future_index, future_start, future_times, parse_freq, parse_start
+from app.periods import (
+    future_index,
+    future_start,
+    future_times,
+    parse_freq,
+    parse_start,
+    period_at,
+    period_days,
+)
 
 
 @pytest.mark.parametrize(
@@ -148,3 +156,26 @@ def test_the_index_after_a_time() -> None:
     last = pd.Timestamp("2024-01-31")
     assert list(future_index(last, "ME", 2)) == [*pd.to_datetime(["2024-02-29", "2024-03-31"])]
     assert list(future_index(last, "W", 1)) == [pd.Timestamp("2024-02-07")]
+
+
+@pytest.mark.parametrize(
+    ("freq", "start", "time", "period"),
+    [
+        ("D", "2026-08-01", "2026-08-11", 1),
+        ("D", "2026-08-01", "2026-08-10", 0),
+        ("D", "2026-08-01", "2026-08-13T15:00", 3),
+        ("W-MON", "2026-08-03", "2026-10-18", 1),
+        ("W-MON", "2026-08-03", "2026-10-19", 2),
+        ("MS", "2026-01-01", "2027-03-31", 5),
+        ("h", "2026-08-01T00:00Z", "2026-08-01T12:30+02:00", 1),
+        ("h", "2026-08-01T00:00Z", "2026-08-01T12:30", 3),
+        ("D", "2026-08-01", "2031-08-11", 1827),
+    ],
+)
+def test_a_time_lies_in_a_forecast_period(freq: str, start: str, time: str, period: int) -> None:
+    assert period_at(parse_start(start), freq, 10, parse_start(time)) == period
+
+
+def test_a_period_has_a_length_in_days() -> None:
+    lengths = [period_days(freq) for freq in (None, "D", "W-TUE", "12h", "MS", "B")]
+    assert lengths == pytest.approx([1, 1, 7, 0.5, 30.4, 1.4], abs=0.1)

@@ -326,6 +326,9 @@ DIFFERENT = [
     SeriesTask((replace(BASE, season_lengths=(7,)),), 2, (0.5,)),
     SeriesTask((replace(BASE, season_lengths=(7, 30)),), 2, (0.5,)),
     SeriesTask((replace(BASE, non_negative=True),), 2, (0.5,)),
+    SeriesTask((replace(BASE, censored=np.array([True, False, False, False])),), 2, (0.5,)),
+    SeriesTask((replace(BASE, censored=np.array([False, True, False, False])),), 2, (0.5,)),
+    SeriesTask((replace(BASE, censored=np.array([False] * 4)),), 2, (0.5,)),
     SeriesTask(
         (replace(BASE, target=BASE.target[:, :2]), replace(BASE, target=BASE.target[:, 2:])),
         2,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.checkpoint import QUANTILES
-from models.distribution import at_levels, mean, monotone, widen
+from models.distribution import at_levels, mean, mean_above, monotone, widen
 
 NORMAL = np.array([NormalDist(10, 2).inv_cdf(level) for level in QUANTILES])[None, :, None]
 EXPONENTIAL = np.array([-np.log1p(-level) for level in QUANTILES])[None, :, None]
@@ -64,3 +64,25 @@ def test_widening_leaves_wide_rows_alone_and_keeps_the_median() -> None:
     np.testing.assert_allclose(answer[0], NORMAL[0])
     expected = [NormalDist(5, 1).inv_cdf(level) for level in QUANTILES]
     np.testing.assert_allclose(answer[1, :, 0], expected)
+
+
+@pytest.mark.parametrize("bound", [-5.0, 5.0, 9.0, 10.0, 13.0, 16.0])
+def test_the_mean_above_a_bound_is_that_of_a_truncated_normal(bound: float) -> None:
+    unit, z = NormalDist(), (bound - 10) / 2
+    expected = 10 + 2 * unit.pdf(z) / (1 - unit.cdf(z))
+    answer = mean_above(NORMAL, QUANTILES, bounds=np.array([[bound]]))
+    assert answer[0, 0] == pytest.approx(expected, rel=0.03)
+
+
+def test_the_mean_above_a_bound_far_away_is_a_tail_further() -> None:
+    answer = mean_above(EXPONENTIAL, QUANTILES, bounds=np.array([[6.0]]))
+    assert answer[0, 0] == pytest.approx(7.0, rel=1e-6)  # memoryless
+    far = mean_above(EXPONENTIAL, QUANTILES, bounds=np.array([[1e6]]))
+    assert far[0, 0] == pytest.approx(1e6 + 1)
+
+
+def test_the_mean_above_a_bound_of_what_is_certain_is_that_or_the_bound() -> None:
+    certain = np.full((1, len(QUANTILES), 3), 7.0)
+    answer = mean_above(certain, QUANTILES, bounds=np.array([[5.0, 7.0, 9.0]]))
+    np.testing.assert_allclose(answer, [[7.0, 7.0, 9.0]])
+    assert np.isnan(mean_above(certain, QUANTILES, bounds=np.full((1, 3), np.nan))).all()

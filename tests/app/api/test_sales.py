@@ -155,11 +155,23 @@ def test_a_body_that_comes_again_is_answered_the_same(service: httpx.Client) -> 
     assert answers[0]["predictions"] == answers[1]["predictions"] == answers[2]["predictions"]
 
 
-def test_out_of_stock_periods_count_as_missing(ask: Ask) -> None:
+def test_out_of_stock_periods_count_as_missing_where_little_is_known_before(ask: Ask) -> None:
     flags = [number == 3 for number in range(14)]
     told = only(ask({"target": WEEKS, "out_of_stock": flags}, prediction_length=2))
     missing = only(ask({"target": [*WEEKS[:3], None, *WEEKS[4:]]}, prediction_length=2))
     assert told == missing
+
+
+def test_out_of_stock_periods_are_a_lower_bound_of_demand(ask: Ask) -> None:
+    flags = [number in {11, 12} for number in range(14)]
+
+    def told(sold: int | None, flags: list[bool] | None) -> Any:
+        target = [*WEEKS[:11], sold, sold, WEEKS[13]]
+        return only(ask({"target": target, "out_of_stock": flags}, prediction_length=2))["mean"]
+
+    assert told(40, flags) != told(None, None)
+    assert told(40, flags) != told(3, flags)
+    assert told(None, flags) == told(None, None)
 
 
 def test_forecasts_of_sales_are_not_negative_unless_asked_for(ask: Ask) -> None:
