@@ -25,7 +25,7 @@ from models.base import FloatArray, Series, SeriesTask
 from models.checkpoint import CONFIG
 from models.paths import Dependence
 from models.series import SeriesNetwork
-from models.synth.series import shop_sales
+from models.synth.shops import shop_sales
 
 PERIODS = 8  # of each forecast
 ORIGINS = 16
