@@ -36,7 +36,7 @@ def spells(series: Series) -> list[Spell]:
     """The spells of a series that are completed, the latest at most MOST_SPELLS."""
     if series.censored is None or not series.censored.any():
         return []
-    places = np.flatnonzero(series.censored)
+    places: list[int] = np.flatnonzero(series.censored).tolist()
     runs = [[place for _, place in run] for _, run in groupby(enumerate(places), _rank)]
     found = [Spell(int(run[0]), int(run[-1]) + 1) for run in runs]
     observed = np.cumsum(~np.isnan(series.target).any(axis=0) & ~series.censored)

@@ -135,7 +135,7 @@ def _centre(drivers: Floats) -> Floats:
 
 def _range(drivers: Floats) -> Floats:
     span = np.fmax.reduce(drivers, axis=2) - np.fmin.reduce(drivers, axis=2)
-    return np.nan_to_num(span)[..., None]
+    return np.asarray(np.nan_to_num(span)[..., None])
 
 
 def _coefficients(course: Floats, drivers: Floats, seen: Flags) -> tuple[Floats, Floats]:

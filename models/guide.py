@@ -14,11 +14,13 @@ finite.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
 
 #: Lengths of history that the bank looks back on; a row takes the first that holds it.
 LENGTHS = (32, 64, 128)
@@ -73,9 +75,9 @@ class _Bank:
     """expected: (time, models * time) histories → one-step forecasts; level, slope: (time, models)
     histories → the state after the last value; damping: (models,)."""
 
-    expected: Floats
-    level: Floats
-    slope: Floats
+    expected: Singles
+    level: Singles
+    slope: Singles
     damping: Floats
 
     @property
@@ -95,7 +97,7 @@ class _Fit:
 
     __slots__ = ("expected", "level", "slope")
 
-    def __init__(self, values: Floats, bank: _Bank) -> None:
+    def __init__(self, values: Singles, bank: _Bank) -> None:
         shape = (len(values), len(bank.damping), values.shape[1])
         self.expected = (values @ bank.expected).reshape(shape)
         self.level, self.slope = values @ bank.level, values @ bank.slope
@@ -124,8 +126,8 @@ def _bank(time: int) -> _Bank:
     level_of, slope_of = levels[::-1].copy(), slopes[::-1].copy()
     level_of[0] += 1 - levels.sum(axis=0)
     slope_of[0] -= slopes.sum(axis=0)
-    single = (part.astype(np.float32) for part in (table.reshape(time, -1), level_of, slope_of))
-    return _Bank(*single, damping)
+    flat = table.reshape(time, -1).astype(np.float32)
+    return _Bank(flat, level_of.astype(np.float32), slope_of.astype(np.float32), damping)
 
 
 @lru_cache(maxsize=8)
@@ -160,14 +162,14 @@ def _filled(values: Floats, length: int) -> tuple[Floats, NDArray[np.bool_]]:
 class _Line:
     """Straight lines, (rows, 1) each; step 0 is the last value of the history."""
 
-    start: Floats
-    slope: Floats
+    start: NDArray[np.floating[Any]]
+    slope: NDArray[np.floating[Any]]
 
-    def at(self, steps: NDArray[np.int_]) -> Floats:
-        return self.start + self.slope * steps
+    def at(self, steps: NDArray[np.int_]) -> Singles:
+        return (self.start + self.slope * steps).astype(np.float32)
 
 
-def _line(z: Floats, seen: NDArray[np.bool_]) -> _Line:
+def _line(z: Singles, seen: NDArray[np.bool_]) -> _Line:
     """The least-squares line through what was seen."""
     steps = np.arange(1 - z.shape[1], 1)
     count = np.maximum(seen.sum(axis=1, keepdims=True), 1)
@@ -179,7 +181,7 @@ def _line(z: Floats, seen: NDArray[np.bool_]) -> _Line:
     return _Line(mean - slope * middle, slope)
 
 
-def _unbent(z: Floats, line: _Line, seen: NDArray[np.bool_]) -> Floats:
+def _unbent(z: Singles, line: _Line, seen: NDArray[np.bool_]) -> Singles:
     """Theta's second line, of twice the curvature; led by its first seen value."""
     double = 2 * z - line.at(np.arange(1 - z.shape[1], 1))
     first = seen.argmax(axis=1)[:, None]
@@ -187,7 +189,7 @@ def _unbent(z: Floats, line: _Line, seen: NDArray[np.bool_]) -> Floats:
     return np.where(lead, np.take_along_axis(double, first, axis=1), double)
 
 
-def _weights(errors: Floats, seen: NDArray[np.bool_]) -> Floats:
+def _weights(errors: Singles, seen: NDArray[np.bool_]) -> Floats:
     """(rows, models, time) one-step errors → (rows, models) shares by likelihood."""
     counted = seen.copy()
     counted[np.arange(len(seen)), seen.argmax(axis=1)] = False  # the first value teaches nothing

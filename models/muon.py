@@ -71,7 +71,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     Newton and Schulz's iteration of fifth order, whose coefficients favour speed over an exact 1.
     """
     a, b, c = COEFFICIENTS
-    x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=LEAST_NORM)
+    x: Tensor = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=LEAST_NORM)
     for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

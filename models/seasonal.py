@@ -449,9 +449,10 @@ def _recency(cycles: Floats) -> Floats:
     share = np.exp(likelihood - likelihood.max(axis=0))
     share /= share.sum(axis=0)
     lived = ~np.isnan(cycles).all(axis=2)  # a row begins with its first observation
-    each = discounts[:, None] ** np.arange(cycles.shape[1])[::-1] * lived
-    each /= np.maximum(each.sum(axis=2, keepdims=True), 1e-300)
-    return np.einsum("dr,drc->rc", share, each)[:, :, None]
+    age = np.arange(cycles.shape[1], dtype=np.float64)[::-1]
+    each = np.asarray(discounts[:, None] ** age * lived, dtype=np.float64)
+    each = each / np.maximum(each.sum(axis=2, keepdims=True), 1e-300)
+    return np.asarray(np.einsum("dr,drc->rc", share, each)[:, :, None])
 
 
 def _discounted(values: Floats, discounts: Floats) -> Floats:

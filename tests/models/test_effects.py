@@ -93,9 +93,9 @@ def test_groups_do_not_mix() -> None:
         drivers = [flags(rng) for _ in range(number % 3)]
         sales = 20 + 8 * sum(drivers, np.zeros(PAST + HORIZON)) + rng.normal(size=PAST + HORIZON)
         cases.append(apart(sales, *drivers))
-    whole = [np.concatenate([case[i] for case in cases]) for i in (0, 1)]
+    past, future = (np.concatenate([case[i] for case in cases]) for i in (0, 1))
     group = np.repeat(np.arange(6), [len(case[0]) for case in cases])
-    together = without_effects(*whole, group, np.concatenate([case[3] for case in cases]))
+    together = without_effects(past, future, group, np.concatenate([case[3] for case in cases]))
     for row, case in enumerate(cases):
         alone = without_effects(*case)
         np.testing.assert_allclose(together.adjusted[row], alone.adjusted[0], rtol=1e-9)
