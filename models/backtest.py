@@ -229,17 +229,12 @@ def run(
     seconds: dict[str, float] = {}
     shown: list[dict[str, FloatArray]] = [{} for _ in tests[-1][:examples]]
     for method in methods:
-        answers: list[FloatArray] = []
-        began, paused = time.perf_counter(), 0.0
-        for cases in tests:
-            answers = _answers(method, Batch(plan, tuple(case.window for case in cases)), on_done)
-            pause = time.perf_counter()
-            scores += [
-                _score(method.name, plan, *pair) for pair in zip(cases, answers, strict=True)
-            ]
-            paused += time.perf_counter() - pause
-        seconds[method.name] = time.perf_counter() - began - paused
-        for place, quantiles in zip(shown, answers, strict=False):
+        began = time.perf_counter()
+        answers = [_answers(method, cases, plan, on_done) for cases in tests]
+        seconds[method.name] = time.perf_counter() - began
+        for pairs in map(zip, tests, answers):
+            scores += [_score(method.name, plan, *pair) for pair in pairs]
+        for place, quantiles in zip(shown, answers[-1], strict=False):
             place[method.name] = quantiles
     return Backtest(
         plan=plan,
@@ -422,15 +417,17 @@ def _left_out(records: Sequence[Record], tests: Sequence[Sequence[_Case]]) -> tu
 # --- scores
 
 
-def _answers(method: Method, batch: Batch, on_done: Callable[[str, int], None]) -> list[FloatArray]:
+def _answers(
+    method: Method, cases: Sequence[_Case], plan: Plan, on_done: Callable[[str, int], None]
+) -> list[FloatArray]:
     """Quantiles of every window, in order, at least zero where the history is."""
-    size = max(len(batch.windows), 1) if method.pooled else CHUNK
+    size = max(len(cases), 1) if method.pooled else CHUNK
     answers: list[FloatArray] = []
-    for start in range(0, len(batch.windows), size):
-        part = replace(batch, windows=batch.windows[start : start + size])
-        for window, made in zip(part.windows, method.forecast(part), strict=True):
-            answers.append(_sane(made, window, method.name))
-        on_done(method.name, len(part.windows))
+    for start in range(0, len(cases), size):
+        windows = tuple(case.window for case in cases[start : start + size])
+        made = method.forecast(Batch(plan, windows))
+        answers += [_sane(*pair, method.name) for pair in zip(made, windows, strict=True)]
+        on_done(method.name, len(windows))
     return answers
 
 
