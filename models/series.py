@@ -33,6 +33,7 @@ from models.base import (
     SetupError,
     Work,
 )
+from models.calibration import calibration_of
 from models.censoring import complete, spells
 from models.checkpoint import SeriesCheckpoint, load_series
 from models.effects import CovariateEffects, without_effects
@@ -117,6 +118,7 @@ class SeriesNetwork:
         self._effects = _chosen(covariate_effects, options, "covariate_effects")
         self._guided = bool(options.get("guide", False))
         self._dependence = dependence_of(options)
+        self._calibration = calibration_of(options)
         self._paths = _paths(self._levels)
         self._lock = threading.Lock()
         self._name = checkpoint.name
@@ -258,8 +260,8 @@ class SeriesNetwork:
         """(target rows, levels, patches * patch): monotone, wide enough, the season put back."""
         deviations = least_deviation(rows.past[rows.target])
         undone: list[SeasonalAdjustment | CovariateEffects] = []
+        seasons = [s for s, wanted in zip(rows.seasons, rows.target, strict=True) if wanted]
         if self._adjusts:
-            seasons = [s for s, wanted in zip(rows.seasons, rows.target, strict=True) if wanted]
             undone.append(adjust(rows.past[rows.target], seasons))
             rows.past[rows.target] = undone[-1].adjusted
         if self._effects:
@@ -270,7 +272,9 @@ class SeriesNetwork:
             deviations = np.maximum(deviations, least_deviation(rows.past[rows.target]))
         raw = self._unroll(rows, patches)[rows.target]
         _verify_finite(raw)
-        answer = distribution.widen(distribution.monotone(_bounded(raw)), self._levels, deviations)
+        sane = distribution.monotone(_bounded(raw))
+        calibrated = self._calibration.apply(sane, self._levels, seasons)
+        answer = distribution.widen(calibrated, self._levels, deviations)
         for part in reversed(undone):
             answer = part.restore(answer)
         return answer
