@@ -65,8 +65,8 @@ def _reach(quantiles: Floats, truth: Floats) -> Floats:
 
 def fit(sets: list[Floats], beyond: tuple[float, ...]) -> float:
     """The factor at which shares `beyond` of the outcomes lie further out, over sets alike."""
-    shares = np.array([[(one[:, None] > GRID[:, None, None]).mean(axis=1) for one in sets]])[0]
-    miss = ((shares.mean(axis=0) - np.array(beyond)) ** 2).sum(axis=1)
+    shares = [(one[None] > GRID[:, None, None]).mean(axis=1) for one in sets]  # (factors, levels)
+    miss = ((np.mean(shares, axis=0) - np.array(beyond)) ** 2).sum(axis=1)
     raw = float(GRID[miss.argmin()])
     return round(1 + (raw - 1) * len(sets) / (len(sets) + PRIOR_SETS), 2)
 

@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 #: Families and their weights: more for trends that go on, a third for shops.
 FAMILIES: tuple[tuple[Family, float], ...] = (
     (trend_season_irregular, 1.5),
-    (exponential_smoothing, 1.5),
+    (exponential_smoothing, 2.5),
     (seasonal_arima, 1.2),
-    (random_walk, 1.5),
-    (economic, 3.0),
+    (random_walk, 2.5),
+    (economic, 1.2),
     (tourism, 1.6),
-    (stationary, 0.6),
+    (stationary, 1.0),
     (ornstein_uhlenbeck, 0.4),
-    (regimes, 0.6),
+    (regimes, 1.0),
     (moving_season, 1.0),
     (kernels, 0.8),
     (causal, 0.5),
@@ -54,7 +54,7 @@ FAMILIES: tuple[tuple[Family, float], ...] = (
     (store_sales, 2.8),
 )
 #: What calendars of years, quarters and months (and none) weigh more, and those of days and hours.
-_YEARLY: dict[Family, float] = {economic: 1.5, tourism: 1.3, shop_sales: 0.7, store_sales: 0.7}
+_YEARLY: dict[Family, float] = {tourism: 1.3, shop_sales: 0.7, store_sales: 0.7}
 _DAILY: dict[Family, float] = {economic: 0.3, tourism: 0.5, shop_sales: 1.6, store_sales: 1.6}
 _SLOW = (0, 4, 12)
 
