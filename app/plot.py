@@ -225,7 +225,11 @@ def _draw_stock_panel(
     future = future_index(now, freq, steps).insert(0, now)
     step = future[1] - now
     axes.bar(
-        history.times[-kept:], history.target[-kept:], width=0.8 * step, color=GRID, label="sold"
+        history.times[-kept:],
+        history.target[-kept:],
+        width=0.8 * (step / pd.Timedelta(days=1)),
+        color=GRID,
+        label="sold",
     )
     begin = max(float(_shelf(stock)), 0.0)
     low, middle, high = ([begin, *on_hand[level]] for level in ("0.1", "0.5", "0.9"))
@@ -254,7 +258,7 @@ def _draw_order(
     quantity = plan["order_quantity"]
     place = min(round(lead), len(future) - 1)
     if quantity > 0:
-        axes.vlines(future[place], 0, quantity, color=INK, lw=5, alpha=0.85)
+        axes.vlines(_number(future[place]), 0, quantity, color=INK, lw=5, alpha=0.85)
         axes.annotate(
             f"order {quantity:g}",
             (_number(future[place]), quantity),
