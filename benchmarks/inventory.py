@@ -54,11 +54,11 @@ RESULTS = ROOT / "benchmarks" / "results"
 PICTURE = ROOT / "docs" / "images" / "exchange.png"
 LEADS = (1, 2, 3, 4)
 TARGETS = (0.90, 0.95, 0.98)
-CURVE = (0.80, *TARGETS, 0.99)  # of our plans
+CURVE = (0.80, *TARGETS)  # of our plans
 WIDE = (0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9999)  # of others
 AHEAD = 8  # periods forecast at each origin
 WARM_UP = 6
-PATHS = 500
+PATHS = 400  # the service draws 1,000; that many items and reviews need no more
 SPACING = paths.span(LEADS[-1] + 1)
 NO_ARTICLES = ("FUEL", "MISCELLANEOUS", "COUPON")
 
@@ -90,7 +90,7 @@ def sets(directory: Path | None, *, final: bool) -> Iterator[Sales]:
     path = directory / "uci_weekly_sales" / "sales_transactions_weekly.csv" if directory else None
     if path is not None and path.exists():
         table = pd.read_csv(path).set_index("Product_Code")[[f"W{n}" for n in range(52)]]
-        yield _part("uci_weekly", "W", table, final=final, counted=20, window=13)
+        yield _part("uci_weekly", "W", table, final=final, counted=20, window=30)
 
 
 def _journey(name: str, *, final: bool) -> Sales:
@@ -112,7 +112,7 @@ def _journey(name: str, *, final: bool) -> Sales:
     ).reindex(columns=range(periods), fill_value=0)
     if daily:
         return _part(name, "D", table, final=final, counted=28, window=56)
-    return _part(name, "W", table, final=final, counted=20, window=13)
+    return _part(name, "W", table, final=final, counted=20, window=30)
 
 
 def _part(
