@@ -225,7 +225,7 @@ def _draw_stock_panel(
     axes.bar(
         history.times[-kept:],
         history.target[-kept:],
-        width=0.8 * step,  # type: ignore[arg-type]  # matplotlib takes times, its types do not
+        width=0.8 * (step / pd.Timedelta(days=1)),
         color=GRID,
         label="sold",
     )
@@ -256,8 +256,7 @@ def _draw_order(
     quantity = plan["order_quantity"]
     place = min(round(lead), len(future) - 1)
     if quantity > 0:
-        when: Any = future[place]  # matplotlib takes times, its types do not
-        axes.vlines(when, 0, quantity, color=INK, lw=5, alpha=0.85)
+        axes.vlines(_number(future[place]), 0, quantity, color=INK, lw=5, alpha=0.85)
         axes.annotate(
             f"order {quantity:g}",
             (_number(future[place]), quantity),

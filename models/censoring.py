@@ -38,7 +38,7 @@ def spells(series: Series) -> list[Spell]:
         return []
     places: list[int] = np.flatnonzero(series.censored).tolist()
     runs = [[place for _, place in run] for _, run in groupby(enumerate(places), _rank)]
-    found = [Spell(int(run[0]), int(run[-1]) + 1) for run in runs]
+    found = [Spell(run[0], run[-1] + 1) for run in runs]
     observed = np.cumsum(~np.isnan(series.target).any(axis=0) & ~series.censored)
     return [each for each in found if each.start and observed[each.start - 1] >= FEWEST_BEFORE][
         -MOST_SPELLS:
@@ -46,7 +46,7 @@ def spells(series: Series) -> list[Spell]:
 
 
 def _rank(pair: tuple[int, int]) -> int:
-    return int(pair[1] - pair[0])
+    return pair[1] - pair[0]
 
 
 def complete(tasks: Sequence[SeriesTask], forecast: Forecast, *, longest: int) -> list[SeriesTask]:

@@ -240,8 +240,13 @@ def project(demand: FloatArray, position: Position, rules: Rules) -> Balance:
         if lot.arrives < len(demand):
             arrivals[lot.arrives] += lot.quantity
     net = np.cumsum(arrivals, axis=0) - position.backlog - _cumulated(demand)[1:]
+    return follow(net, demand, unmet=rules.unmet)
+
+
+def follow(net: FloatArray, demand: FloatArray, *, unmet: Unmet) -> Balance:
+    """The stock where nothing expires. net: all that was there or came, less all demand so far."""
     nothing = np.broadcast_to(0.0, demand.shape)
-    if rules.unmet == "backorder":
+    if unmet == "backorder":
         backlog = np.maximum(-net, 0.0)
         return Balance(np.maximum(net, 0.0), backlog, np.minimum(demand, backlog), nothing)
     # the lost sales so far are what keeps the stock from going below zero (Skorokhod's reflection)
