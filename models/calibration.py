@@ -5,7 +5,10 @@ scatter more, its quantiles are moved away from the median by a factor, one belo
 that was fitted on series held apart for development (`benchmarks/calibration.py`) and is stored
 with the checkpoint, under `shopcast.calibration` in its config.json.
 
-Invariant: the median stays, and quantiles never cross.
+Trends, too, go on more often in simulations than in shops, so that a checkpoint may ask for
+caution: its quantiles are moved by that share towards a forecast that hardly trusts a trend.
+
+Invariant: calibration keeps the median, and quantiles never cross.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,3 +63,11 @@ def calibration_of(options: Mapping[str, object]) -> Calibration:
             )
         factors[str(kind)] = (float(numbers[0]), float(numbers[1]))
     return Calibration(factors)
+
+
+def caution_of(options: Mapping[str, object]) -> float:
+    """The share, 0 to 1, that a checkpoint asks for. Raises CheckpointError if it is none."""
+    said = options.get("caution", 0.0)
+    if not isinstance(said, int | float) or not 0 <= said <= 1:
+        raise CheckpointError("shopcast.caution must be a share from 0 to 1")
+    return float(said)

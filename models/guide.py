@@ -40,10 +40,11 @@ REACH = 12.0
 LEAST_ERROR = 1e-6
 
 
-def guide(values: Floats, horizon: int) -> Floats:
+def guide(values: Floats, horizon: int, *, trends: bool = True) -> Floats:
     """(rows, time) right-aligned, NaN where missing → (rows, horizon) what smoothing expects.
 
-    A row without any value gets 0.
+    trends: with Holt's models; without them a trend goes on by half, as Theta has it, or not at
+    all. A row without any value gets 0.
     """
     length = next((n for n in LENGTHS if n >= values.shape[1]), LENGTHS[-1])
     filled, seen = _filled(values, length)
@@ -52,9 +53,10 @@ def guide(values: Floats, horizon: int) -> Floats:
     spread = np.where(spread > 1e-12 * np.abs(centre), spread, 1.0)
     z = ((filled - centre) / spread).astype(np.float32)
     line = _line(z, seen)
-    bank = _bank(length)
+    whole = _bank(length)
+    bank = whole if trends else whole.smoothing
     plain = _Fit(z, bank)
-    bent = _Fit(_unbent(z, line, seen), bank.smoothing)
+    bent = _Fit(_unbent(z, line, seen), whole.smoothing)
     through = line.at(np.arange(1 - length, 1))
     theta_errors = 0.5 * (bent.expected + through[:, None]) - z[:, None]
     weights = _weights(np.concatenate([plain.expected - z[:, None], theta_errors], axis=1), seen)

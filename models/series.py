@@ -33,7 +33,7 @@ from models.base import (
     SetupError,
     Work,
 )
-from models.calibration import calibration_of
+from models.calibration import calibration_of, caution_of
 from models.censoring import complete, spells
 from models.checkpoint import SeriesCheckpoint, load_series
 from models.effects import CovariateEffects, without_effects
@@ -117,6 +117,7 @@ class SeriesNetwork:
         self._adjusts = _chosen(seasonal_adjustment, options, "seasonal_adjustment")
         self._effects = _chosen(covariate_effects, options, "covariate_effects")
         self._guided = bool(options.get("guide", False))
+        self._caution = caution_of(options)
         self._dependence = dependence_of(options)
         self._calibration = calibration_of(options)
         self._paths = _paths(self._levels)
@@ -273,11 +274,20 @@ class SeriesNetwork:
         raw = self._unroll(rows, patches)[rows.target]
         _verify_finite(raw)
         sane = distribution.monotone(_bounded(raw))
-        calibrated = self._calibration.apply(sane, self._levels, seasons)
+        cautious = self._held_back(sane, rows.past[rows.target])
+        calibrated = self._calibration.apply(cautious, self._levels, seasons)
         answer = distribution.widen(calibrated, self._levels, deviations)
         for part in reversed(undone):
             answer = part.restore(answer)
         return answer
+
+    def _held_back(self, quantiles: FloatArray, history: FloatArray) -> FloatArray:
+        """Quantiles moved towards a forecast that hardly trusts a trend, by the caution asked."""
+        if not self._caution:
+            return quantiles
+        level = guide(history, quantiles.shape[2], trends=False)[:, None]
+        median = quantiles[:, [self._levels.index(0.5)]]
+        return np.asarray(quantiles + self._caution * (level - median))
 
     def _unroll(self, rows: Rows, patches: int) -> FloatArray:
         """Quantiles of all rows over any number of patches: (rows, levels, patches * patch).

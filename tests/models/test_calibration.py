@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from models.base import CheckpointError, Series, SeriesTask
-from models.calibration import Calibration, calibration_of, kind_of
+from models.calibration import Calibration, calibration_of, caution_of, kind_of
+from models.checkpoint import load_series
+from models.guide import guide
 from models.series import SeriesNetwork
 
 LEVELS = (0.1, 0.5, 0.9)
@@ -30,6 +33,27 @@ def test_quantiles_move_away_from_a_median_that_stays() -> None:
 def test_factors_that_make_no_sense_are_refused(said: object) -> None:
     with pytest.raises(CheckpointError, match="calibration"):
         calibration_of({"calibration": said})
+
+
+@pytest.mark.parametrize("said", [-0.1, 1.5, "much"])
+def test_caution_must_be_a_share(said: object) -> None:
+    with pytest.raises(CheckpointError, match="caution"):
+        caution_of({"caution": said})
+
+
+def test_caution_moves_all_quantiles_towards_a_forecast_without_trend(
+    tiny_checkpoint: Path,
+) -> None:
+    checkpoint = load_series(tiny_checkpoint)
+    values = np.arange(40.0)[None] + np.random.default_rng(0).normal(size=(1, 40))
+    task = SeriesTask((Series(values, season_lengths=()),), 6, LEVELS)
+    plain, half, whole = (
+        SeriesNetwork(replace(checkpoint, options={"caution": share})).predict([task])[0][0]
+        for share in (0.0, 0.5, 1.0)
+    )
+    np.testing.assert_allclose(whole.quantiles[0, 1], guide(values, 6, trends=False)[0], rtol=1e-4)
+    middle = (plain.quantiles + whole.quantiles) / 2
+    np.testing.assert_allclose(half.quantiles, middle, rtol=1e-4, atol=1e-4)
 
 
 def test_a_checkpoint_s_own_factors_widen_its_intervals(

@@ -26,6 +26,13 @@ def test_a_trend_goes_on() -> None:
     assert np.abs(guide(values, 12) - expected).max() < 6
 
 
+def test_without_trends_a_trend_goes_on_by_half_at_most() -> None:
+    values = np.arange(60.0) * 3 + 0.5 * noise(20, 60)
+    rise = guide(values, 12, trends=False)[:, -1] - values[:, -1]
+    assert (rise > 0).all()
+    assert (rise < 0.7 * 12 * 3).all()
+
+
 def test_a_random_walk_goes_on_from_its_last_value() -> None:
     values = np.cumsum(noise(50, 200), axis=1)
     step = guide(values, 1)[:, 0]
