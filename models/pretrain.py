@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from chronos.chronos2.layers import AttentionOutput, GroupSelfAttention
 from chronos.chronos2.model import Chronos2Model
 from safetensors.torch import load_file, save_file
@@ -63,6 +64,8 @@ TOLD: tuple[tuple[Seasons, float], ...] = (
 )
 #: What stands around the network, as checkpoints and settings call it.
 AROUND = ("seasonal_adjustment", "covariate_effects", "guide")
+#: What a curve can be reported to; each by its own environment variables.
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 _HELD_OUT = 1 << 40  # steps from here on are for validation
 
 
@@ -75,7 +78,8 @@ class PretrainSettings:
     pauses, after which the run ends sooner (None: no limit); the learning rate follows whichever
     of the two is further on, and falls to nothing over the last `cooldown` of it. batch_tokens:
     patches of a step. dtype of the products: "float32" or "bfloat16". init: a checkpoint to begin
-    from. without: what of AROUND is left out, comma separated, to see what it is worth.
+    from. without: what of AROUND is left out, comma separated, to see what it is worth. report_to:
+    TRACKERS that get the curve, comma separated, beside the log.
     """
 
     out: Path
@@ -104,6 +108,7 @@ class PretrainSettings:
     max_output_patches: int = 16
     init: Path | None = None
     without: str = ""
+    report_to: str = "tensorboard"
 
     def __post_init__(self) -> None:
         """Raise ModelError for what no run can be made of."""
@@ -111,6 +116,8 @@ class PretrainSettings:
             raise ModelError("windows, batch_tokens, layers, heads and patch must be positive")
         if not 0 < self.cooldown <= 1 or not 0 <= self.grouped_share <= 1:
             raise ModelError("cooldown must lie in (0, 1], grouped_share in [0, 1]")
+        if unknown := set(filter(None, self.report_to.split(","))) - set(TRACKERS):
+            raise ModelError(f"report_to must name some of {', '.join(TRACKERS)}, not {unknown}")
         if unknown := set(filter(None, self.without.split(","))) - set(AROUND):
             raise ModelError(f"without must name some of {', '.join(AROUND)}, not {min(unknown)!r}")
 
@@ -440,7 +447,7 @@ class _Trainer:
     def train(self) -> None:
         asked = (signal.SIGTERM, signal.SIGINT)
         previous = [signal.signal(number, self._stop) for number in asked]
-        curve = _Curve(self.settings.run if self.leads else None)
+        curve = _Curve(self.settings, leads=self.leads)
         saved, losses = time.monotonic(), []
         batches = _batches(self.settings, self.progress.step)
         while self.progress.share(self.settings) < 1 and not self.stopped:
@@ -455,6 +462,7 @@ class _Trainer:
                 self.save()
                 curve.add(self.progress, "loss/validation", self.validate())
                 saved = time.monotonic()
+        curve.close()
         for number, handler in zip(asked, previous, strict=True):
             signal.signal(number, handler)
 
@@ -619,18 +627,11 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
 
 
 class _Curve:
-    """The losses of a run, to the log and, where tensorboard is installed, to its files."""
+    """The losses of a run, to the log and to the trackers asked for."""
 
-    def __init__(self, run: Path | None) -> None:
-        self.writer = None
-        if run is None:
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (an extra)
-        except ImportError:
-            logger.info("no curve is written: tensorboard is not installed")
-        else:
-            self.writer = SummaryWriter(run / "tensorboard")
+    def __init__(self, settings: PretrainSettings, *, leads: bool) -> None:
+        names = settings.report_to.split(",") if leads and settings.report_to else []
+        self.trackers = [_tracker(name, settings.run) for name in names]
 
     def add(self, progress: Progress, name: str, value: float) -> None:
         logger.info(
@@ -641,8 +642,27 @@ class _Curve:
             name,
             value,
         )
-        if self.writer is not None:
-            self.writer.add_scalar(name, value, progress.windows)
+        for tracker in self.trackers:
+            tracker.log({name: value}, step=progress.windows)
+
+    def close(self) -> None:
+        for tracker in self.trackers:
+            tracker.finish()
+
+
+def _tracker(name: str, run: Path) -> GeneralTracker:
+    """A tracker of accelerate's; ModelError where its package is missing."""
+    kind = LOGGER_TYPE_TO_CLASS[name]
+    options = {"logging_dir": run} if kind.requires_logging_directory else {}
+    try:
+        tracker: GeneralTracker = kind("shopcast", **options)
+        tracker.start()
+    except ImportError as error:
+        raise ModelError(
+            f"report_to {name} needs a package that is missing: `pip install {name}`, or "
+            "leave it out (report_to '' writes the log alone)"
+        ) from error
+    return tracker
 
 
 # --- files -----------------------------------------------------------------------------------

@@ -196,6 +196,19 @@ def test_what_stands_around_the_network_can_be_left_out(small: PretrainSettings)
     assert network.seasonal_adjustment
 
 
+def test_the_curve_is_reported_where_it_is_asked_for(small: PretrainSettings) -> None:
+    pretrain(dataclasses.replace(small, windows=3_000, save_every_s=0.0))
+    assert list((small.run / "shopcast").glob("events.out.tfevents.*"))
+    silent = dataclasses.replace(small, run=small.run / "silent", report_to="", windows=100)
+    pretrain(silent)
+    assert not (silent.run / "shopcast").exists()
+
+
+def test_a_tracker_that_is_not_installed_is_named(small: PretrainSettings) -> None:
+    with pytest.raises(ModelError, match="pip install wandb"):
+        pretrain(dataclasses.replace(small, report_to="wandb"))
+
+
 def test_a_time_budget_ends_the_run(small: PretrainSettings) -> None:
     assert Progress(active_s=30).share(dataclasses.replace(small, budget_s=20)) >= 1
     progress = pretrain(dataclasses.replace(small, windows=10**9, budget_s=0.5))
@@ -203,7 +216,14 @@ def test_a_time_budget_ends_the_run(small: PretrainSettings) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"windows": 0}, {"cooldown": 0.0}, {"grouped_share": 2.0}, {"without": "sense"}]
+    "wrong",
+    [
+        {"windows": 0},
+        {"cooldown": 0.0},
+        {"grouped_share": 2.0},
+        {"without": "sense"},
+        {"report_to": "paper"},
+    ],
 )
 def test_settings_of_no_run_are_refused(small: PretrainSettings, wrong: dict[str, object]) -> None:
     with pytest.raises(ModelError, match="must"):
