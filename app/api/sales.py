@@ -6,7 +6,6 @@ Invariant: predictions come in the order of `inputs`, and every key of one besid
 
 import asyncio
 import time
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,25 +15,22 @@ from numpy.typing import NDArray
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from app.api.bodies import decompress, encoding_of, parse
-from app.api.deps import Watch, body_of, deadline_of, turn
+from app.api.bodies import parse
+from app.api.deps import Watch, body_of, deadline_of, timing_of
 from app.api.exchange import Exchange, exchange_of
 from app.api.inputs import Ask, SalesInput, read_inputs
 from app.api.issues import Issues, Place, shown
+from app.api.reader import Reader
 from app.errors import DeadlineError, InvalidInputError
 from app.periods import future_start, future_times, parse_freq
 from app.predictor import Prediction
 from app.registry import PRODUCTION, SALES
 from app.settings import Settings
-from models.base import SeriesForecast, SeriesTask
+from models.base import SeriesForecast, SeriesResult, SeriesTask
 
 MOST_LEVELS = 100
 LEVELS = (0.1, 0.5, 0.9)
-IN_THREAD_FROM_BYTES = 512 * 1024  # a body so large is read and answered off the event loop
-LARGE_AT_ONCE = 2  # so many large bodies are read at a time; each may take a lot of memory
-REMEMBERED_BYTES = 32 * 1024  # a body no larger is remembered with what it asks,
-REMEMBERED_INPUTS = 32  # if that is no more: an input takes far more memory than it took to send
-REMEMBERED = 512
+REMEMBERED_INPUTS = 32  # of a remembered body: an input takes far more memory than it took to send
 IN_THREAD_FROM_VALUES = 65_536
 FIELDS = frozenset({"inputs", "parameters"})
 PARAMETERS = frozenset(
@@ -69,7 +65,7 @@ class PredictSales:
     as much as a cached answer.
     """
 
-    def __init__(self, path: str, reader: "_Reader") -> None:
+    def __init__(self, path: str, reader: Reader[SalesQuestion]) -> None:
         self._path, self._reader = path, reader
 
     async def __call__(self, scope: Scope, receive: Receive, _: Send) -> None:
@@ -82,7 +78,7 @@ class PredictSales:
         prediction = await _predict(question, exchange, receive, left_s=deadline_s - validated_s)
         predicted_s = time.perf_counter()
         answer = await _render(question, prediction)
-        exchange.timing = _timing(
+        exchange.timing = timing_of(
             prediction,
             validate_s=validated_s - exchange.began_s,
             serialize_s=time.perf_counter() - predicted_s,
@@ -90,45 +86,9 @@ class PredictSales:
         await exchange.answer(answer)
 
 
-class _Reader:
-    """Understands bodies: few large ones at a time, and what is asked again and again once."""
-
-    def __init__(self) -> None:
-        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
-        self._understood: OrderedDict[bytes, SalesQuestion] = OrderedDict()
-
-    async def question(self, body: bytes, exchange: Exchange, deadline_s: float) -> SalesQuestion:
-        """What a body asks, as it was sent."""
-        limits, encoding = exchange.resources.settings, encoding_of(exchange.headers)
-        if encoding is None and len(body) <= IN_THREAD_FROM_BYTES:
-            return self._remembered(body) or self._read(body, limits)
-        async with turn(self._large, deadline_s):  # what is compressed may be large
-            if encoding is not None:
-                most = limits.max_body_bytes
-                body = await asyncio.to_thread(decompress, body, encoding, limit=most)
-            if len(body) > IN_THREAD_FROM_BYTES:
-                return await asyncio.to_thread(read, body, limits)
-        return self._remembered(body) or self._read(body, limits)
-
-    def _remembered(self, body: bytes) -> SalesQuestion | None:
-        question = self._understood.get(body)
-        if question is not None:
-            self._understood.move_to_end(body)
-        return question
-
-    def _read(self, body: bytes, limits: Settings) -> SalesQuestion:
-        question = read(body, limits)
-        small = len(body) <= REMEMBERED_BYTES and len(question.inputs) <= REMEMBERED_INPUTS
-        if small and limits.cache_bytes:
-            self._understood[body] = question
-            if len(self._understood) > REMEMBERED:
-                self._understood.popitem(last=False)
-        return question
-
-
 async def _predict(
     question: SalesQuestion, exchange: Exchange, receive: Receive, *, left_s: float
-) -> Prediction:
+) -> Prediction[SeriesResult]:
     if left_s <= 0:
         raise DeadlineError("the deadline passed before the input was read")
     with Watch(receive):
@@ -137,30 +97,21 @@ async def _predict(
         )
 
 
-async def _render(question: SalesQuestion, prediction: Prediction) -> bytes:
+async def _render(question: SalesQuestion, prediction: Prediction[SeriesResult]) -> bytes:
     values = len(question.inputs) * question.prediction_length * (len(question.levels) + 1)
     if values > IN_THREAD_FROM_VALUES:
         return await asyncio.to_thread(render, question, prediction)
     return render(question, prediction)
 
 
-def _timing(prediction: Prediction, *, validate_s: float, serialize_s: float) -> bytes:
-    return (
-        b"validate;dur=%.3f, cache;dur=%.3f, queue;dur=%.3f, compute;dur=%.3f, serialize;dur=%.3f"
-        % (
-            1e3 * validate_s,
-            1e3 * prediction.cache_s,
-            1e3 * prediction.queue_s,
-            1e3 * prediction.compute_s,
-            1e3 * serialize_s,
-        )
-    )
-
-
 def routes() -> list[Route]:
     """The routes of one application."""
-    paths, reader = ("/predict/sales", "/invocations"), _Reader()
+    paths, reader = ("/predict/sales", "/invocations"), Reader(read, remembers=_is_small)
     return [Route(path, PredictSales(path, reader), methods=["POST"]) for path in paths]
+
+
+def _is_small(question: SalesQuestion) -> bool:
+    return len(question.inputs) <= REMEMBERED_INPUTS
 
 
 # --- from words to a question
@@ -296,7 +247,7 @@ def _check_group(question: SalesQuestion, limits: Settings, issues: Issues) -> N
 # --- from results to words
 
 
-def render(question: SalesQuestion, prediction: Prediction) -> bytes:
+def render(question: SalesQuestion, prediction: Prediction[SeriesResult]) -> bytes:
     """The answer as JSON."""
     forecasts = [forecast for result in prediction.results for forecast in result]
     cached = prediction.cached

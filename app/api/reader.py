@@ -1,0 +1,66 @@
+"""Bodies → questions: few large ones at a time, and what is asked again and again once.
+
+Invariant: a large body is read off the event loop, and the same body always means the same.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from app.api.bodies import decompress, encoding_of
+from app.api.deps import turn
+from app.api.exchange import Exchange
+from app.settings import Settings
+
+IN_THREAD_FROM_BYTES = 512 * 1024  # a body so large is read off the event loop
+LARGE_AT_ONCE = 2  # so many large bodies are read at a time; each may take a lot of memory
+REMEMBERED_BYTES = 32 * 1024  # a body no larger may be remembered with what it asks
+REMEMBERED = 512
+
+QuestionT = TypeVar("QuestionT")
+
+
+class Reader(Generic[QuestionT]):
+    """Understands the bodies of a route."""
+
+    def __init__(
+        self,
+        read: Callable[[bytes, Settings], QuestionT],
+        *,
+        remembers: Callable[[QuestionT], bool],
+        in_thread_from_bytes: int = IN_THREAD_FROM_BYTES,
+    ) -> None:
+        """read: what a body asks. remembers: whether a question may be kept beside its body."""
+        self._read_body, self._remembers = read, remembers
+        self._in_thread_from_bytes = in_thread_from_bytes
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._understood: OrderedDict[bytes, QuestionT] = OrderedDict()
+
+    async def question(self, body: bytes, exchange: Exchange, deadline_s: float) -> QuestionT:
+        """What a body asks, as it was sent."""
+        limits, encoding = exchange.resources.settings, encoding_of(exchange.headers)
+        if encoding is None and len(body) <= self._in_thread_from_bytes:
+            return self._remembered(body) or self._read(body, limits)
+        async with turn(self._large, deadline_s):  # what is compressed may be large
+            if encoding is not None:
+                most = limits.max_body_bytes
+                body = await asyncio.to_thread(decompress, body, encoding, limit=most)
+            if len(body) > self._in_thread_from_bytes:
+                return await asyncio.to_thread(self._read_body, body, limits)
+        return self._remembered(body) or self._read(body, limits)
+
+    def _remembered(self, body: bytes) -> QuestionT | None:
+        question = self._understood.get(body)
+        if question is not None:
+            self._understood.move_to_end(body)
+        return question
+
+    def _read(self, body: bytes, limits: Settings) -> QuestionT:
+        question = self._read_body(body, limits)
+        small = len(body) <= REMEMBERED_BYTES and self._remembers(question)
+        if small and limits.cache_bytes:
+            self._understood[body] = question
+            if len(self._understood) > REMEMBERED:
+                self._understood.popitem(last=False)
+        return question
