@@ -178,7 +178,8 @@ def population_of(customers: Sequence[Customer]) -> Population:
     values |= {name: column(name, np.float64) for name in _MEASURES}
     values |= {name: column(name, np.int64) for name in ("purchase_days", "spend_days")}
     starts = np.concatenate(([0], np.cumsum(lengths)))
-    return Population(starts=starts, truncated=column("truncated", np.bool_), **values)
+    values |= {"starts": starts, "truncated": column("truncated", np.bool_)}
+    return Population(**values)
 
 
 _MEASURES = ("first_days_ago", "first_purchase_days_ago", "spend", "observed_days")
@@ -211,7 +212,8 @@ def context_of(customers: Sequence[Customer] | Population) -> FloatArray:
         shop.tables().ravel(),
     ]
     context = np.concatenate([np.atleast_1d(part) for part in parts])
-    return np.clip(np.nan_to_num(context, nan=0.0, posinf=30.0, neginf=-30.0), -30.0, 30.0)
+    bounded = np.clip(np.nan_to_num(context, posinf=30.0, neginf=-30.0), -30.0, 30.0)
+    return np.asarray(bounded, dtype=np.float64)
 
 
 def cell_of(recency_days: FloatArray, frequency: Ints) -> Ints:
