@@ -23,7 +23,7 @@ from app.errors import (
 from app.histories import History
 from app.periods import future_index
 from app.predictor import Predictor
-from models.base import CategoryArray, FloatArray, Series, SeriesForecast, SeriesTask
+from models.base import CategoryArray, FloatArray, Series, SeriesForecast, SeriesResult, SeriesTask
 from models.seasonal import season_lengths
 
 TRIES = 6  # of a request that a busy server puts off
@@ -70,7 +70,7 @@ class Forecaster(Protocol):
 class Local:
     """The checkpoint of the settings, in this process."""
 
-    predictor: Predictor
+    predictor: Predictor[SeriesTask, SeriesResult]
 
     async def forecast(self, histories: Sequence[History], ask: Ask) -> Answer:
         tasks = [_task(history, ask) for history in histories]

@@ -234,7 +234,8 @@ def _encode_purchase(result: PurchaseForecast) -> bytes:
 
 
 def _encode_explanation(explanation: Explanation) -> Iterator[bytes]:
-    traits = orjson.dumps(explanation.traits)  # writes a float64 so that it reads the same
+    # the digits of a float64 are enough to read the same one
+    traits = orjson.dumps(explanation.traits, option=orjson.OPT_SERIALIZE_NUMPY)
     events = explanation.events
     yield _EXPLAINED.pack(explanation.days, explanation.base, len(events), len(traits))
     yield _packed(events)

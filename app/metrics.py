@@ -164,7 +164,9 @@ class Metrics:
 
     def _purchases(self) -> None:
         self.purchase_contexts = self._counter(
-            "purchase_contexts", "Requests for purchases by where their context came from.", "context"
+            "purchase_contexts",
+            "Requests for purchases by where their context came from.",
+            "context",
         )
         for context in CONTEXTS:
             self.purchase_contexts.labels(context)

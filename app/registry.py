@@ -21,6 +21,7 @@ from models.base import CheckpointError, Network
 
 if TYPE_CHECKING:
     from models.events import EventsNetwork
+
     from models.series import SeriesNetwork
 
 SALES = "sales"
