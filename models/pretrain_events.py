@@ -28,14 +28,12 @@ from torch import Tensor
 
 from models.base import FloatArray, ModelError
 from models.customers import context_of
-from models.events import Answer, EventsConfig, EventsModel, Inputs, new_events_model
+from models.events import Answer, EventsConfig, EventsModel, Inputs, new_events_model, parts_of
 from models.muon import Muon
 from models.synth.customers import SimulatedShop, draw_shop
 from models.tokens import Tokens, blanked, chosen, joined, tokens_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from models.customers import Ints
 
 logger = logging.getLogger(__name__)
@@ -178,21 +176,6 @@ def batch_of(
     )
 
 
-def parts_of(batch: EventsBatch, *, tokens: int) -> Iterator[Ints]:
-    """Rows of like length, some `tokens` padded tokens at a time."""
-    lengths = batch.tokens.present.sum(axis=1)
-    order = np.argsort(lengths, kind="stable")
-    first = 0
-    while first < len(order):
-        last, padded = first + 1, 0
-        while last <= len(order) and padded <= tokens:
-            padded = (last + 1 - first) * (3 + int(lengths[order[min(last, len(order) - 1)]]))
-            last += 1
-        last = min(last, len(order))
-        yield order[first:last]
-        first = last
-
-
 def events_loss(
     model: EventsModel,
     batch: EventsBatch,
@@ -284,7 +267,7 @@ class _Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["factor"]
         total = 0.0
-        for rows in parts_of(batch, tokens=1024):
+        for rows in parts_of(batch.tokens, 1024):
             loss = events_loss(self.model, batch, rows, self.device) / len(batch.tokens)
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
@@ -325,7 +308,7 @@ class _Trainer:
         number = -(-self.settings.validation_shops // self.settings.shops)
         settings = dataclasses.replace(self.settings, seed=0)
         for batch in (draw_events_batch(settings, _HELD_OUT + i) for i in range(number)):
-            for rows in parts_of(batch, tokens=4096):
+            for rows in parts_of(batch.tokens, 4096):
                 total += float(events_loss(self.model, batch, rows, self.device))
                 count += len(rows)
         self._load(live)
