@@ -288,6 +288,24 @@ def pretrain_series(context: typer.Context) -> None:
         raise ShopcastError(str(error)) from error
 
 
+@pretrain.command(
+    "events",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def pretrain_events(context: typer.Context) -> None:
+    """Train the events network from scratch on simulated shops."""
+    from app.options import command_of
+    from models import pretrain_events as pretraining
+    from models.base import ModelError
+
+    command = command_of(pretraining.PretrainEventsSettings, pretraining.pretrain_events)
+    try:
+        command(context.args, prog_name="shopcast pretrain events", standalone_mode=False)
+    except ModelError as error:
+        raise ShopcastError(str(error)) from error
+
+
 @app.command()
 def version() -> None:
     """Print the installed version."""

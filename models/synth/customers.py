@@ -773,9 +773,7 @@ def _recorded(
     return _population(settings, owner, columns, count=len(seen)), seen
 
 
-def _amounts(
-    rng: Generator, settings: ShopSettings, events: _Events, traits: _Traits
-) -> Floats:
+def _amounts(rng: Generator, settings: ShopSettings, events: _Events, traits: _Traits) -> Floats:
     """Amounts of purchases and refunds, NaN elsewhere and where the shop has none."""
     count = len(events.owner)
     if not settings.amounts:
@@ -806,9 +804,7 @@ def _one_a_day(
     return kept, merged
 
 
-def _things(
-    rng: Generator, settings: ShopSettings, owner: Ints, thread: Ints
-) -> tuple[Ints, Ints]:
+def _things(rng: Generator, settings: ShopSettings, owner: Ints, thread: Ints) -> tuple[Ints, Ints]:
     """Hashes of items and categories: one item a thread, half of the threads the customer's own."""
     if not settings.items:
         none = np.full(len(owner), -1, dtype=np.int64)
