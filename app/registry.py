@@ -21,7 +21,6 @@ from models.base import CheckpointError, Network
 
 if TYPE_CHECKING:
     from models.events import EventsNetwork
-
     from models.series import SeriesNetwork
 
 SALES = "sales"
@@ -213,7 +212,7 @@ def _load_series(settings: Settings) -> "SeriesNetwork":
 def _load_events(settings: Settings) -> "EventsNetwork | None":
     from models.checkpoint import shipped  # noqa: PLC0415
 
-    directory = settings.purchase_checkpoint or shipped("events")
+    directory = settings.purchase_checkpoint or shipped("purchase")
     if settings.purchase_checkpoint is None and not directory.exists():
         return None
     from models.events import EventsNetwork  # noqa: PLC0415

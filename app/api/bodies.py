@@ -13,8 +13,10 @@ import re
 import zlib
 from collections.abc import Mapping
 
+import numpy as np
 import orjson
 import zstandard
+from numpy.typing import NDArray
 from starlette.types import Receive
 
 from app.api.exchange import ClientGoneError
@@ -93,17 +95,21 @@ def _refuse_crowded(body: bytes, most_names: int) -> None:
     """Refuse what would take many times its size once it is parsed."""
     if len(body) <= MOST_PARTS:
         return
-    lists = body.count(b"[") + body.count(b"{")
-    if lists > MOST_PARTS or _has_more_names(body, most_names):
+    codes = np.frombuffer(body, np.uint8)  # counts what is frequent many times as fast as bytes do
+    lists = np.count_nonzero(codes == ord("[")) + np.count_nonzero(codes == ord("{"))
+    if lists > MOST_PARTS or _has_more_names(codes, most_names):
         raise MalformedError(
             f"the body has more than {MOST_PARTS:,} lists, objects or names; send fewer inputs"
         )
 
 
-def _has_more_names(body: bytes, most: int) -> bool:
+def _has_more_names(codes: NDArray[np.uint8], most: int) -> bool:
     """Whether there are more; a colon behind a digit is part of a time, and follows no name."""
-    colons = body.count(b":")
-    return colons > most and colons - sum(body.count(b"%d:" % digit) for digit in range(10)) > most
+    colons = codes[1:] == ord(":")
+    if np.count_nonzero(colons) <= most:
+        return False
+    before = codes[:-1][colons]
+    return np.count_nonzero((before < ord("0")) | (before > ord("9"))) > most
 
 
 async def _collect(receive: Receive, limit: int) -> bytes:

@@ -8,10 +8,12 @@ fails is looked at one by one, to be named.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -288,20 +290,20 @@ class _Crowding:
         """(events,) a number for each name, the same for ever; -1 where there is none."""
         raw = self._raw(name)
         if set(map(type, raw)) <= NAMES:
-            numbers = _Numbers()
-            if self._are_short(raw):
-                return np.array(list(map(numbers.__getitem__, raw)), dtype=np.int64)
+            with suppress(_LongNameError):
+                return np.array(list(map(_Numbers().__getitem__, raw)), dtype=np.int64)
         for index, value in enumerate(raw):
-            if type(value) not in NAMES or (type(value) is str and len(value) > LONGEST_NAME):
+            if type(value) not in NAMES or (value is not None and len(str(value)) > LONGEST_NAME):
                 msg = f"must be a text of at most {LONGEST_NAME} characters, not {shown(value)}"
                 self._issues.add(self._place(index, name), msg, name)
         return None
 
-    def _are_short(self, raw: Iterable[object]) -> bool:
-        return all(len(each) <= LONGEST_NAME for each in set(raw) if isinstance(each, str))
-
     def _raw(self, name: str) -> list[Any]:
-        return [event.get(name) for event in self._flat]
+        """(events,) None where it is not there."""
+        try:
+            return list(map(itemgetter(name), self._flat))
+        except KeyError:
+            return [event.get(name) for event in self._flat]
 
     def _place(self, index: int, *parts: str) -> Place:
         owner = int(np.searchsorted(self._starts, index, side="right")) - 1
@@ -424,8 +426,15 @@ class _Numbers(dict[object, int]):
     """The number of a name, reckoned once."""
 
     def __missing__(self, name: object) -> int:
-        number = self[name] = NOT_A_NAME if name is None else number_of(str(name))
+        text = "" if name is None else str(name)
+        if len(text) > LONGEST_NAME:
+            raise _LongNameError
+        number = self[name] = NOT_A_NAME if name is None else number_of(text)
         return number
+
+
+class _LongNameError(Exception):
+    """A name is longer than is taken."""
 
 
 def number_of(name: str) -> int:

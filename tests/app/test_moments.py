@@ -4,8 +4,10 @@ from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from app.moments import Clock, MixedZonesError, has_zone, is_time, zone_of
+from app.moments import Clock, MixedZonesError, fixed_times, has_zone, is_time, zone_of
 
 BERLIN = Clock(zone_of("Europe/Berlin"))
 TAKEN_AS_GIVEN = Clock()
@@ -123,3 +125,52 @@ def test_a_zone_is_seen() -> None:
 def test_the_share_of_the_year_gone() -> None:
     assert TAKEN_AS_GIVEN.moment("2026-01-01").year_phase == 0
     assert TAKEN_AS_GIVEN.moment("2024-07-02").year_phase == pytest.approx(0.5, abs=1e-9)
+
+
+FORMS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f")
+
+
+@given(
+    st.lists(
+        st.datetimes(datetime(1901, 1, 1), datetime(2199, 1, 1)),  # noqa: DTZ001 - local times
+        min_size=1,
+        max_size=5,
+    ),
+    st.sampled_from(FORMS),
+    st.sampled_from(("", "Z", "+05:30", "-11:00")),
+)
+def test_times_of_one_form_are_read_as_one_by_one(
+    times: list[datetime], form: str, zone: str
+) -> None:
+    texts = [time.strftime(form).rjust(10, "0") + (zone if "%H" in form else "") for time in times]
+    assert fixed_times(texts) is not None
+    together = TAKEN_AS_GIVEN.times(texts)
+    assert together.days.tolist() == pytest.approx([days(bare(text)) for text in texts], abs=1e-9)
+    wanted = TAKEN_AS_GIVEN.moment(texts[0]).offset
+    if wanted is None:
+        assert together.offsets is None
+    else:
+        assert together.offsets is not None
+        assert together.offsets[0] == pytest.approx(wanted / timedelta(days=1))
+
+
+def bare(text: str) -> str:
+    return datetime.fromisoformat(text).replace(tzinfo=None).isoformat()
+
+
+@given(st.text("0123456789-T:Z+.", min_size=8, max_size=20))
+def test_what_is_read_at_once_is_a_time(text: str) -> None:
+    if fixed_times([text]) is not None:
+        datetime.fromisoformat(text)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *("2026-13-01T00:00", "2026-02-29T00:00", "2026-01-01T24:00", "2026-01-01T00:60"),
+        *("0000-01-01T00:00", "2026-01-00T00:00", "2026-01-01t00:00", "2026-01-01T00:0٠", "x" * 16),
+    ],
+)
+def test_an_odd_one_among_many_is_left_to_be_told(odd: str) -> None:
+    assert fixed_times(["2026-01-01T00:00", odd]) is None
+    assert fixed_times([odd]) is None
