@@ -14,12 +14,12 @@ from starlette.responses import Response
 
 from app.api.bodies import parse
 from app.api.deps import body_of, deadline_of, resources_of
-from app.api.events import Ask, Crowd, read_customers
+from app.api.events import Ask, Crowd, CustomerInput, read_customers
 from app.api.exchange import exchange_of
 from app.api.issues import Issues, Place
 from app.api.purchase import FIELDS, MOST_NAMES, SHOP, SHOP_WORDS, Parameters
 from app.api.purchase_words import ProfileResponse
-from app.api.reader import Reader
+from app.api.questions import Reader
 from app.errors import InvalidInputError, Issue
 from app.profiles import Profile
 from app.settings import Settings
@@ -42,11 +42,15 @@ class _Told:
     customers: int
     context: FloatArray
 
+    @property
+    def inputs(self) -> tuple[CustomerInput, ...]:
+        return self.crowd.inputs
+
 
 def profiles() -> APIRouter:
     """The routes of one application."""
     router = APIRouter(tags=["shops"])
-    reader = Reader(_read, remembers=lambda _: False, in_thread_from_bytes=0)
+    reader = Reader(_read, lasts=lambda _: False, in_thread_from_bytes=0)
 
     @router.put(
         PATH, name="put_profile", response_model=ProfileResponse, openapi_extra=_described_body()

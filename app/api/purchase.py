@@ -23,7 +23,7 @@ from app.api.deps import Watch, body_of, deadline_of, timing_of
 from app.api.events import Ask, Crowd, CustomerInput, read_customers
 from app.api.exchange import Exchange, exchange_of
 from app.api.issues import Issues, Place, shown
-from app.api.reader import Reader
+from app.api.questions import Reader
 from app.errors import DeadlineError, InvalidInputError, Issue
 from app.moments import Clock, Moment, is_time, zone_of
 from app.predictor import Prediction
@@ -43,7 +43,6 @@ KNOWN_CONTEXT_FROM = 50  # of them with events
 MOST_NAMES = 6 * MOST_PARTS  # an event has some names, where a list has none
 IN_THREAD_FROM_BYTES = 64 * 1024  # an event takes far longer to read than a number of its size
 IN_THREAD_FROM_PARTS = 2_000
-REMEMBERED_INPUTS = 32
 FIELDS = frozenset({"inputs", "parameters"})
 PARAMETERS = frozenset(
     (
@@ -74,6 +73,10 @@ class PurchaseQuestion:
     shop: str | None
     own_context: FloatArray | None
     timely: bool
+
+    @property
+    def inputs(self) -> tuple[CustomerInput, ...]:
+        return self.crowd.inputs
 
     def tasks(self, context: FloatArray | None) -> list[PurchaseTask]:
         """What is asked of each customer, in a shop of this context."""
@@ -151,16 +154,16 @@ async def _predict(
         )
     metrics = exchange.resources.metrics
     metrics.purchase_contexts.labels(_context_name(question, profile)).inc()
-    metrics.truncated_customers.inc(sum(each.customer.truncated for each in question.crowd.inputs))
+    metrics.truncated_customers.inc(sum(each.customer.truncated for each in question.inputs))
     return prediction
 
 
 async def _render(
     question: PurchaseQuestion, profile: Profile | None, prediction: Prediction[PurchaseForecast]
 ) -> bytes:
-    parts = len(question.crowd.inputs) * len(question.horizons_days)
+    parts = len(question.inputs) * len(question.horizons_days)
     if question.explain_days is not None:
-        parts += sum(len(each.customer.days_ago) for each in question.crowd.inputs)
+        parts += sum(len(each.customer.days_ago) for each in question.inputs)
     if parts > IN_THREAD_FROM_PARTS:
         return await asyncio.to_thread(render, question, profile, prediction)
     return render(question, profile, prediction)
@@ -174,13 +177,12 @@ def _context_name(question: PurchaseQuestion, profile: Profile | None) -> Contex
 
 def routes() -> list[Route]:
     """The routes of one application."""
-    reader = Reader(read, remembers=_lasts, in_thread_from_bytes=IN_THREAD_FROM_BYTES)
+    reader = Reader(read, lasts=_lasts, in_thread_from_bytes=IN_THREAD_FROM_BYTES)
     return [Route(PATH, PredictPurchase(reader), methods=["POST"])]
 
 
 def _lasts(question: PurchaseQuestion) -> bool:
-    """Whether the same body will mean the same, and takes little memory."""
-    return question.timely and len(question.crowd.inputs) <= REMEMBERED_INPUTS
+    return question.timely
 
 
 # --- from words to a question

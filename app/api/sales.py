@@ -20,7 +20,7 @@ from app.api.deps import Watch, body_of, deadline_of, timing_of
 from app.api.exchange import Exchange, exchange_of
 from app.api.inputs import Ask, SalesInput, read_inputs
 from app.api.issues import Issues, Place, shown
-from app.api.reader import Reader
+from app.api.questions import Reader
 from app.errors import DeadlineError, InvalidInputError
 from app.periods import future_start, future_times, parse_freq
 from app.predictor import Prediction
@@ -30,7 +30,6 @@ from models.base import SeriesForecast, SeriesResult, SeriesTask
 
 MOST_LEVELS = 100
 LEVELS = (0.1, 0.5, 0.9)
-REMEMBERED_INPUTS = 32  # of a remembered body: an input takes far more memory than it took to send
 IN_THREAD_FROM_VALUES = 65_536
 FIELDS = frozenset({"inputs", "parameters"})
 PARAMETERS = frozenset(
@@ -106,12 +105,8 @@ async def _render(question: SalesQuestion, prediction: Prediction[SeriesResult])
 
 def routes() -> list[Route]:
     """The routes of one application."""
-    paths, reader = ("/predict/sales", "/invocations"), Reader(read, remembers=_is_small)
+    paths, reader = ("/predict/sales", "/invocations"), Reader(read)
     return [Route(path, PredictSales(path, reader), methods=["POST"]) for path in paths]
-
-
-def _is_small(question: SalesQuestion) -> bool:
-    return len(question.inputs) <= REMEMBERED_INPUTS
 
 
 # --- from words to a question

@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 from fastapi import FastAPI
 
-from app.api import reader
+from app.api import questions
 from app.api.bodies import decompress
 from app.api.deps import WATCH_AFTER_S, Watch
 from app.api.exchange import ClientGoneError
@@ -124,7 +124,7 @@ async def test_few_large_bodies_are_read_at_a_time(
             busy[0] -= 1
         return decompress(body, encoding, limit=limit)
 
-    monkeypatch.setattr(reader, "decompress", slowly)
+    monkeypatch.setattr(questions, "decompress", slowly)
     post = partial(client.post, "/predict/sales", content=gzip.compress(BODY))
     packed = headers(Content_Encoding="gzip")
     calls = [asyncio.create_task(post(headers=packed)) for _ in range(6)]

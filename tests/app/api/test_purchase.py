@@ -372,3 +372,31 @@ async def test_without_a_network_there_is_no_such_model(
         response = await client.post(PATH, json={"inputs": [REGULAR]})
     assert response.status_code == 404
     assert "there is no model 'purchase'" in response.json()["detail"]
+
+
+def test_the_events_network_answers_over_http(
+    tiny_checkpoint: Path, tiny_events_checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = Settings(
+        series_checkpoint=tiny_checkpoint,
+        purchase_checkpoint=tiny_events_checkpoint,
+        data_dir=tmp_path,
+    )
+    asked = {"as_of": AS_OF, "horizons_days": [1, 7, 30, 90, 365]}
+    with running(settings) as url, httpx.Client(base_url=url, timeout=60) as client:
+        body = {"inputs": [*crowd(210), customer(customer_id="nobody")], "parameters": asked}
+        answer = client.post(PATH, json=body).json()
+        assert answer["meta"]["context"] == "request"
+        for prediction in answer["predictions"]:
+            probabilities = list(prediction["purchase_probability"].values())
+            assert probabilities == sorted(probabilities)
+            expected = prediction["expected_purchases"].values()
+            pairs = zip(probabilities, expected, strict=True)
+            assert all(0 <= low <= high for low, high in pairs)
+        explained = {"inputs": [REGULAR], "parameters": {**asked, "explain": True}}
+        prediction = client.post(PATH, json=explained).json()["predictions"][0]
+        why, probability = prediction["explanation"], prediction["purchase_probability"]["365"]
+        parts = [event["contribution"] for event in why["events"]] + list(why["traits"].values())
+        assert why["base"] + sum(parts) == pytest.approx(why["log_odds"], abs=1e-9)
+        wanted = math.log(probability / (1 - probability))
+        assert why["log_odds"] == pytest.approx(wanted, abs=1e-2)

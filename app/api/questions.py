@@ -1,38 +1,47 @@
-"""Bodies → questions: few large ones at a time, and what is asked again and again once.
+"""What bodies ask: few large ones are read at a time, and what is asked again and again once.
 
-Invariant: a large body is read off the event loop, and the same body always means the same.
+Invariant: the same body is understood the same, and a question holds no more than its body let it.
 """
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sized
+from typing import Generic, Protocol, TypeVar
 
 from app.api.bodies import decompress, encoding_of
 from app.api.deps import turn
 from app.api.exchange import Exchange
 from app.settings import Settings
 
-IN_THREAD_FROM_BYTES = 512 * 1024  # a body so large is read off the event loop
+IN_THREAD_FROM_BYTES = 512 * 1024  # a body so large is read and answered off the event loop
 LARGE_AT_ONCE = 2  # so many large bodies are read at a time; each may take a lot of memory
-REMEMBERED_BYTES = 32 * 1024  # a body no larger may be remembered with what it asks
+REMEMBERED_BYTES = 32 * 1024  # a body no larger is remembered with what it asks,
+REMEMBERED_INPUTS = 32  # if that is no more: an input takes far more memory than it took to send
 REMEMBERED = 512
 
-QuestionT = TypeVar("QuestionT")
+
+class Question(Protocol):
+    """What a body asks of some inputs."""
+
+    @property
+    def inputs(self) -> Sized: ...
+
+
+QuestionT = TypeVar("QuestionT", bound=Question)
 
 
 class Reader(Generic[QuestionT]):
-    """Understands the bodies of a route."""
+    """Understands bodies by a function, which raises MalformedError or InvalidInputError."""
 
     def __init__(
         self,
         read: Callable[[bytes, Settings], QuestionT],
         *,
-        remembers: Callable[[QuestionT], bool],
+        lasts: Callable[[QuestionT], bool] = lambda _: True,
         in_thread_from_bytes: int = IN_THREAD_FROM_BYTES,
     ) -> None:
-        """read: what a body asks. remembers: whether a question may be kept beside its body."""
-        self._read_body, self._remembers = read, remembers
+        """lasts: whether the body of a question means the same whenever it is sent."""
+        self._understand, self._lasts = read, lasts
         self._in_thread_from_bytes = in_thread_from_bytes
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._understood: OrderedDict[bytes, QuestionT] = OrderedDict()
@@ -47,7 +56,7 @@ class Reader(Generic[QuestionT]):
                 most = limits.max_body_bytes
                 body = await asyncio.to_thread(decompress, body, encoding, limit=most)
             if len(body) > self._in_thread_from_bytes:
-                return await asyncio.to_thread(self._read_body, body, limits)
+                return await asyncio.to_thread(self._understand, body, limits)
         return self._remembered(body) or self._read(body, limits)
 
     def _remembered(self, body: bytes) -> QuestionT | None:
@@ -57,9 +66,9 @@ class Reader(Generic[QuestionT]):
         return question
 
     def _read(self, body: bytes, limits: Settings) -> QuestionT:
-        question = self._read_body(body, limits)
-        small = len(body) <= REMEMBERED_BYTES and self._remembers(question)
-        if small and limits.cache_bytes:
+        question = self._understand(body, limits)
+        small = len(body) <= REMEMBERED_BYTES and len(question.inputs) <= REMEMBERED_INPUTS
+        if small and limits.cache_bytes and self._lasts(question):
             self._understood[body] = question
             if len(self._understood) > REMEMBERED:
                 self._understood.popitem(last=False)
