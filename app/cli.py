@@ -6,7 +6,7 @@ a command needs it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from enum import StrEnum
@@ -23,12 +23,15 @@ from typer.core import TyperGroup
 from app.errors import ConfigurationError, InvalidInputError, NotFoundError, ShopcastError
 
 if TYPE_CHECKING:
+    from app.event_tables import EventTable, Known
     from app.forecasters import Ask, Forecast, Forecaster
+    from app.foretellers import Foreteller, Foretold, PurchaseAsk
     from app.histories import History
     from app.registry import Registry
     from app.resources import Resources
     from app.settings import Settings
 
+DEFAULT_SUBJECT = "sales"
 CHUNK = 64  # inputs a request
 ISSUES_SHOWN = 10
 PLOTS = (".png", ".html")
@@ -60,6 +63,15 @@ class Commands(TyperGroup):
             raise _told(error) from error
 
 
+class Subjects(TyperGroup):
+    """Commands by subject; where there is one of sales, a file without a subject means that."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401 - as click types it
+        if args and args[0] not in self.commands and DEFAULT_SUBJECT in self.commands:
+            args = [DEFAULT_SUBJECT, *args]
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
@@ -70,7 +82,13 @@ app = typer.Typer(
 )
 predict = typer.Typer(no_args_is_help=True, help="Forecast what a file holds.")
 pretrain = typer.Typer(no_args_is_help=True, help="Train a network from scratch.")
+backtests = typer.Typer(
+    cls=Subjects,
+    no_args_is_help=True,
+    help="Foretell what is past, and score it against what came.",
+)
 app.add_typer(predict, name="predict")
+app.add_typer(backtests, name="backtest")
 app.add_typer(pretrain, name="pretrain")
 
 WHO = "Who answers"
@@ -260,6 +278,177 @@ def predict_sales(
     _print_or_write(forecasts, ask.levels, shown=shown, output=output)
 
 
+EventFile = Annotated[
+    Path,
+    typer.Argument(
+        help="CSV or Parquet: a row an event, or a purchase.",
+        exists=True,
+        dir_okay=False,
+        readable=True,
+    ),
+]
+CustomerColumn = Annotated[str | None, _file_option("Column that tells customers apart.", "NAME")]
+EventTimeColumn = Annotated[str | None, _file_option("Column of times.", "NAME")]
+TypeColumn = Annotated[
+    str | None, _file_option("Column of what happened; without, purchases.", "NAME")
+]
+AmountColumn = Annotated[str | None, _file_option("Column of what was paid.", "NAME")]
+TimeFormat = Annotated[str | None, _file_option("How times are written, as in %d/%m/%Y.", "FORMAT")]
+PurchaseCheckpoint = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        help="Directory of an events checkpoint or of a LoRA adapter.",
+        metavar="DIR",
+        rich_help_panel=WHO,
+    ),
+]
+
+
+@predict.command("purchase")
+def predict_purchase(
+    file: EventFile,
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            "--as-of",
+            help="From when to foretell; by default the day after the latest event.",
+            metavar="TIME",
+        ),
+    ] = None,
+    horizons: Annotated[
+        str, typer.Option(help="Days ahead, each up to 365.", metavar="LIST")
+    ] = "7,30,90",
+    churn_window: Annotated[
+        int, typer.Option(help="Days without a purchase that mean gone.", min=1, max=365)
+    ] = 180,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw how likely: a .png or .html file.", metavar="FILE")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the table: a .csv or .parquet file.", metavar="FILE")
+    ] = None,
+    customer_column: CustomerColumn = None,
+    time_column: EventTimeColumn = None,
+    type_column: TypeColumn = None,
+    amount_column: AmountColumn = None,
+    date_format: TimeFormat = None,
+    shop: Annotated[
+        str | None,
+        typer.Option(help="Shop whose stored profile to use.", metavar="NAME", rich_help_panel=WHO),
+    ] = None,
+    server: Server = None,
+    model: Annotated[
+        str, typer.Option(help="Alias or version.", metavar="NAME", rich_help_panel=WHO)
+    ] = "production",
+    checkpoint: PurchaseCheckpoint = None,
+    device: Device = None,
+) -> None:
+    """Foretell whether, how often and for how much each customer of a file will buy.
+
+    Columns are guessed, and each guess is told. Purchases of one day are one.
+
+    Examples:
+
+    - `shopcast predict purchase orders.csv`
+
+    - `shopcast predict purchase events.parquet --as-of 2026-10-01 --horizons 7,30,90`
+
+    - `shopcast predict purchase orders.csv --output out.csv --plot out.png`
+    """
+    from app.foretellers import PurchaseAsk
+    from app.purchase_report import draw, frame, show
+    from app.report import write
+
+    days = _days(horizons)
+    _check_files(plot, output)
+    table = _events(
+        file, customer_column, time_column, type_column, amount_column, date_format=date_format
+    )
+    known = _known(table, as_of)
+    ask = PurchaseAsk(days, churn_window, shop=shop, model=model)
+    settings = _settings(purchase_checkpoint=checkpoint, device=device)
+    foretold = asyncio.run(_foretell(known, ask, settings, server=server))
+    if plot is not None:
+        draw(foretold, days, plot)
+        _note([f"drawn: {plot}"])
+    rows = frame(foretold, days)
+    if output is None:
+        show(rows, _out())
+        return
+    write(rows, output)
+    _note([f"written: {len(rows):,} rows to {output}"])
+
+
+@backtests.command("purchase")
+def backtest_purchase(
+    file: EventFile,
+    cut: Annotated[
+        str,
+        typer.Option(help="Last day that is known; what came after is foretold.", metavar="DAY"),
+    ],
+    horizons: Annotated[
+        str, typer.Option(help="Days ahead, each up to 365.", metavar="LIST")
+    ] = "30,90",
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw foretold against come: a .png or .html file.", metavar="FILE"),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the scores: a .csv or .parquet file.", metavar="FILE")
+    ] = None,
+    customer_column: CustomerColumn = None,
+    time_column: EventTimeColumn = None,
+    type_column: TypeColumn = None,
+    amount_column: AmountColumn = None,
+    date_format: TimeFormat = None,
+    server: Server = None,
+    model: Annotated[
+        str, typer.Option(help="Alias or version.", metavar="NAME", rich_help_panel=WHO)
+    ] = "production",
+    checkpoint: PurchaseCheckpoint = None,
+    device: Device = None,
+) -> None:
+    """Foretell purchases from an earlier day, and score that against what came.
+
+    Beside BG/NBD and Pareto/NBD, fitted to what was known then. log_loss, brier and ece: less is
+    better; auc: more; ratio and count_ratio: 1 is right.
+
+    Example: `shopcast backtest purchase orders.csv --cut 2026-06-30 --horizons 30,90`
+    """
+    from app.event_tables import days_of
+    from app.foretellers import PurchaseAsk
+    from app.purchase_report import draw_calibration, lift_table, score_table, show
+    from app.purchase_trial import NETWORK, all_said, counts_after, fitted, judged, known_at, told
+    from app.report import write
+
+    days = _days(horizons)
+    _check_files(plot, output)
+    cut_days = _day(cut, "--cut", days_of)
+    table = _events(
+        file, customer_column, time_column, type_column, amount_column, date_format=date_format
+    )
+    known = known_at(table, cut, cut_days, days)
+    ask = PurchaseAsk(days, max(days), model=model)
+    settings = _settings(purchase_checkpoint=checkpoint, device=device)
+    foretold = asyncio.run(_foretell(known, ask, settings, server=server))
+    others, notes = fitted(known, days)
+    _note([told(known), *notes])
+    verdicts = judged(all_said(foretold, others), counts_after(known, days), days)
+    if plot is not None:
+        draw_calibration(verdicts, plot)
+        _note([f"drawn: {plot}"])
+    rows = score_table(verdicts)
+    if output is not None:
+        write(rows, output)
+        _note([f"written: {len(rows):,} rows to {output}"])
+        return
+    show(rows, _out(), text_columns=2)
+    if _out().is_terminal:
+        _out().print(f"\n{NETWORK}, tenths of the customers, the likeliest first:\n")
+        show(lift_table(verdicts, NETWORK), _out(), text_columns=0)
+
+
 @app.command()
 def models(server: Server = None, checkpoint: Checkpoint = None, base: Base = None) -> None:
     """List the models of a server, or load the checkpoint of the settings and check it."""
@@ -356,7 +545,8 @@ def _settings(**options: object) -> "Settings":
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"])
-        option = f"--{name.removeprefix('series_').replace('_', '-')}"
+        plain = name.removeprefix("series_").removeprefix("purchase_")
+        option = f"--{plain.replace('_', '-')}"
         place = option if name in given else f"SHOPCAST_{name.upper()}"
         raise ConfigurationError(f"{place}: {first['msg']}, not {first['input']!r}") from None
 
@@ -369,6 +559,79 @@ def _levels(text: str) -> tuple[float, ...]:
     if not all(0 < level < 1 for level in levels) or len(set(levels)) < len(levels):
         raise typer.BadParameter("levels lie between 0 and 1, each once")
     return levels
+
+
+def _days(text: str) -> tuple[int, ...]:
+    try:
+        days = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no list like 7,30,90") from None
+    if not all(1 <= each <= 365 for each in days) or len(set(days)) < len(days):
+        raise typer.BadParameter("horizons are days from 1 to 365, each once")
+    return days
+
+
+def _day(text: str, option: str, read: Callable[[str], float]) -> float:
+    try:
+        return read(text)
+    except ValueError:
+        message = f"{option}: {text!r} is no local time such as 2026-10-01"
+        raise typer.BadParameter(message) from None
+
+
+def _events(file: Path, *columns: str | None, date_format: str | None) -> "EventTable":
+    """columns: of customer, time, type and amount."""
+    from app.event_tables import EventColumns, read_events
+
+    table = read_events(file, EventColumns(*columns, date_format=date_format))
+    _note(table.notes)
+    return table
+
+
+def _known(table: "EventTable", as_of: str | None) -> "Known":
+    """The customers known at a time, by default at the end of the file's last day."""
+    from app.event_tables import days_of, iso_of
+
+    latest = float(table.days.max())
+    days = float(int(latest) + 1) if as_of is None else _day(as_of, "--as-of", days_of)
+    known = table.before(days)
+    if not len(known.rows):
+        raise typer.BadParameter(f"--as-of: no event is before {iso_of(days)}")
+    left = len(table.days) - int(known.events.sum())
+    notes = [f"as of {iso_of(days)}"] if as_of is None else []
+    if left:
+        notes.append(f"{left:,} events from {iso_of(days)} on are left out")
+    _note(notes)
+    return known
+
+
+async def _foretell(
+    known: "Known", ask: "PurchaseAsk", settings: "Settings", *, server: str | None
+) -> "Foretold":
+    with _progress() as progress:
+        bar = progress.add_task("loading", total=None)
+        async with _foreteller(settings, server) as foreteller:
+            progress.update(bar, description="foretelling", total=len(known.rows))
+            foretold = await foreteller.foretell(
+                known, ask, lambda count: progress.update(bar, completed=count)
+            )
+    version, context = foretold.version, foretold.context
+    count = f"{len(foretold.names):,} customers"
+    _note([f"{count} foretold by purchase version {version}, context: {context}"])
+    return foretold
+
+
+@asynccontextmanager
+async def _foreteller(settings: "Settings", server: str | None) -> AsyncIterator["Foreteller"]:
+    from app.forecasters import connect
+    from app.foretellers import LocalForeteller, RemoteForeteller
+
+    if server is not None:
+        async with connect(server) as there:
+            yield RemoteForeteller(there)
+        return
+    async with _opened(settings) as resources:
+        yield LocalForeteller(resources.purchases, resources.profiles, settings.max_events)
 
 
 def _names(text: str) -> tuple[str, ...]:

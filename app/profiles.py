@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 import numpy as np
-from models.customers import CONTEXT_SIZE
 from sqlalchemy import Engine, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -24,6 +23,7 @@ from app.errors import NotFoundError, UnavailableError
 from app.metrics import Metrics
 from app.moments import Clock, Moment
 from models.base import FloatArray
+from models.customers import CONTEXT_SIZE
 
 FRESH_S = 4.0  # a profile read is answered by for so long; changes show within 5 s
 KEPT = 256  # profiles held in memory

@@ -7,11 +7,9 @@ Events come by the hundred thousand, so that columns of all of them are checked 
 fails is looked at one by one, to be named.
 """
 
-import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 
 from app.api.issues import Issues, Place, shown
 from app.errors import Issue
+from app.event_types import CODES, NOT_A_NAME, OTHER, REFUND, near, number_of
 from app.moments import (
     LEAST_DAYS_AGO,
     Clock,
@@ -31,20 +30,17 @@ from app.moments import (
     is_time,
 )
 from app.settings import Settings
-from models.base import EVENT_TYPES, PURCHASE, Customer, FloatArray
+from models.base import PURCHASE, Customer, FloatArray
 from models.customers import customer_of
 
 FIELDS = frozenset(("customer_id", "observed_from", "events"))
 EVENT_FIELDS = frozenset(("type", "at", "item_id", "category", "amount", "quantity"))
-CODES = {name: code for code, name in enumerate(EVENT_TYPES)}
-OTHER, REFUND = CODES["other"], CODES["refund"]
 NUMBERS = {int, float, type(None)}
 NAMES = {str, int, type(None)}
 LARGEST = float(np.finfo(np.float32).max)
 LONGEST_NAME = 256
 LONGEST_TYPE = 64
 TIMES_KEPT = 10  # so many more than are kept may be sent
-NOT_A_NAME = -1
 MOST_TYPES_TOLD = 5
 MOST_TYPES_LOOKED_AT = 100
 
@@ -397,10 +393,10 @@ class _Crowding:
     def _warn_of_types(self, raw: Sequence[str]) -> None:
         """A misspelt type would count as another one in silence."""
         unknown = sorted(set(raw) - CODES.keys())[:MOST_TYPES_LOOKED_AT]
-        near = {each: hint for each in unknown if (hint := _near_type(each))}
-        for name in list(near)[:MOST_TYPES_TOLD]:
+        meant = {each: hint for each in unknown if (hint := near(each))}
+        for name in list(meant)[:MOST_TYPES_TOLD]:
             place = self._place(raw.index(name), "type")
-            msg = f"{place.words}: {name!r} counts as other; did you mean {near[name]!r}?"
+            msg = f"{place.words}: {name!r} counts as other; did you mean {meant[name]!r}?"
             self._warnings.append(Issue(place.loc, msg, "unknown_type"))
 
     def _warn_of_cuts(self, inputs: Sequence[CustomerInput]) -> None:
@@ -435,32 +431,6 @@ class _Numbers(dict[object, int]):
 
 class _LongNameError(Exception):
     """A name is longer than is taken."""
-
-
-def number_of(name: str) -> int:
-    """A number for a name of an item or a category, the same for ever, from 0 on."""
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
-def _near_type(name: str) -> str | None:
-    """The known type that another writing stands for."""
-    plain = name.lower().replace("-", "_").replace(" ", "_")
-    meant = ALIASES.get(plain.replace("_", ""))
-    near = get_close_matches(plain, [each for each in CODES if each != "other"], n=1, cutoff=0.85)
-    return meant or (near[0] if near else None)
-
-
-#: What other systems call the same.
-ALIASES = {
-    **{name.replace("_", ""): name for name in EVENT_TYPES if name != "other"},
-    **dict.fromkeys(("order", "buy", "transaction", "sale", "checkout"), "purchase"),
-    **dict.fromkeys(("return", "chargeback"), "refund"),
-    **dict.fromkeys(("pageview", "itemview", "detailpageview", "viewitem"), "view"),
-    **dict.fromkeys(("cart", "addtobasket", "basket"), "add_to_cart"),
-    **dict.fromkeys(("removefrombasket", "removecart"), "remove_from_cart"),
-    **dict.fromkeys(("favourite", "wishlist", "addtowishlist", "like"), "favorite"),
-}
 
 
 def _no_time(raw: object) -> str:
