@@ -10,6 +10,7 @@ Invariant: nothing of the held-out stretch reaches the network that is judged on
 from __future__ import annotations
 
 import logging
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -221,7 +222,9 @@ class _Tuner:
         lora = LoraConfig(
             r=settings.rank, lora_alpha=2 * settings.rank, target_modules=TARGETS, bias="none"
         )
-        self.model = get_peft_model(_plain(base), lora)
+        with warnings.catch_warnings():  # peft reads an attribute by its older name
+            warnings.simplefilter("ignore", FutureWarning)
+            self.model = get_peft_model(_plain(base), lora)
         self.examples = _examples(shop, settings)
         self.rng = np.random.default_rng(settings.seed)
         weights = [each for each in self.model.parameters() if each.requires_grad]
