@@ -6,6 +6,7 @@ with the reason before it answers anybody.
 
 import hashlib
 import json
+import warnings
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -173,9 +174,11 @@ def merged(model: ModelT, directory: Path, digest: str) -> tuple[ModelT, str]:
     from peft import PeftModel  # noqa: PLC0415 - a second of import time that few need
 
     try:
-        adapted = PeftModel.from_pretrained(
-            model, str(directory), use_safetensors=True, local_files_only=True
-        )
+        with warnings.catch_warnings():  # peft reads an attribute by its older name
+            warnings.simplefilter("ignore", FutureWarning)
+            adapted = PeftModel.from_pretrained(
+                model, str(directory), use_safetensors=True, local_files_only=True
+            )
         whole = adapted.merge_and_unload()
     except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
         raise CheckpointError(f"adapter does not fit its base: {error}") from error

@@ -24,7 +24,8 @@ class Cut:
     """Those known `watched` days before now, as they were then, and what they did until now.
 
     people: (rows,) which customers of the whole population they are. who, after_days, amounts:
-    (purchases,) row, days after the cut (above 0, at most watched), amount (NaN: not known).
+    (purchases,) row, days after the cut (from 0, below watched), amount (NaN: not known). Within N
+    days is before N days have passed; dates without a time of day are taken at noon.
     """
 
     population: Population
@@ -44,10 +45,10 @@ class Cut:
         """(rows,) whether within so many days, which must have been watched."""
         if days > self.watched:
             raise ValueError(f"{days} days after a cut that was watched for {self.watched}")
-        return self.first_days() <= days
+        return self.first_days() < days
 
     def purchases(self, days: float) -> Ints:
-        return np.bincount(self.who[self.after_days <= days], minlength=len(self.people))
+        return np.bincount(self.who[self.after_days < days], minlength=len(self.people))
 
     def mean_amount(self) -> FloatArray:
         """(rows,) of the purchases since, NaN where no amount is known."""
@@ -70,15 +71,16 @@ def cut_at(crowd: Population, days: float) -> Cut:
     row = np.full(len(crowd), -1)
     row[people] = np.arange(len(people))
     since = ~before & (crowd.types == PURCHASE) & (row[owner] >= 0)
-    cut = Cut(
+    dates_only = len(crowd.days_ago) > 0 and not np.any(crowd.days_ago % 1)
+    noon = 0.5 if dates_only and days == int(days) else 0.0
+    return Cut(
         population=_as_then(crowd, days, before, people),
         people=people,
         watched=days,
         who=row[owner[since]],
-        after_days=np.maximum(days - crowd.days_ago[since], 1e-9),
+        after_days=days - crowd.days_ago[since] + noon,
         amounts=crowd.amounts[since],
     )
-    return cut
 
 
 def _as_then(crowd: Population, days: float, before: Flags, people: Ints) -> Population:

@@ -61,8 +61,8 @@ class PretrainEventsSettings:
     customers: int = 2_000_000
     budget_s: float | None = None
     seed: int = 0
-    shops: int = 6
-    labelled: int = 56
+    shops: int = 5
+    labelled: int = 72
     futures: int = 8
     learning_rate: float = 2e-3
     warmup_steps: int = 100
@@ -70,8 +70,8 @@ class PretrainEventsSettings:
     average: float = 0.995
     threads: int | None = None
     device: str = "auto"
-    save_every_s: float = 180.0
-    validation_shops: int = 48
+    save_every_s: float = 300.0
+    validation_shops: int = 20
     normalising_shops: int = 200
     hidden_size: int = 128
     layers: int = 4

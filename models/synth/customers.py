@@ -157,7 +157,7 @@ def draw_settings(rng: Generator) -> ShopSettings:
     history = _log(rng, 45, 1200)
     funnel = _chance(rng, 0.5)
     shop = ShopSettings(
-        customers=round(_log(rng, 50, 2000) if _chance(rng, 0.97) else _log(rng, 2000, 20000)),
+        customers=round(_log(rng, 50, 1500) if _chance(rng, 0.99) else _log(rng, 1500, 20000)),
         history=history,
         before=_log(rng, 30, 700) if _chance(rng, 0.35) else 0.0,
         acquisition=_pick(rng, ("uniform", "growing", "shrinking", "cohort", "early"), _KINDS),
