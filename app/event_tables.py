@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from app.event_types import CODES, NOT_A_NAME, OTHER, REFUND, alias_of, number_of
-from app.moments import DAY_S, EPOCH
+from app.moments import DAY_S, EPOCH, Clock
 from app.tables import (
     Sheet,
     known_columns,
@@ -168,10 +168,10 @@ def iso_of(days: float) -> str:
 
 def days_of(text: str) -> float:
     """Days since 1970 of a local time without a zone. Raises ValueError."""
-    time = pd.Timestamp(text)
-    if time is pd.NaT or time.tzinfo is not None:
-        raise ValueError("not a local time")
-    return float((time - pd.Timestamp(EPOCH)) / pd.Timedelta(days=1))
+    moment = Clock().moment(text)
+    if moment.zoned:
+        raise ValueError("a local time has no offset")
+    return moment.days
 
 
 def read_events(path: Path, columns: EventColumns) -> EventTable:
@@ -303,6 +303,6 @@ def _texts(sheet: Sheet, name: str, *, wanted: bool = False) -> pd.Series:
 
 def _numbered(names: Sequence[str | None]) -> Ints:
     """(rows,) a number for each name, the same for ever, as the service has it."""
-    codes, unique = pd.factorize(pd.Series(names, dtype=object))
+    codes, unique = pd.factorize(np.array(names, dtype=object))
     numbers = np.array([*(number_of(str(each)) for each in unique), NOT_A_NAME], dtype=np.int64)
     return numbers[codes]  # -1 takes the last
