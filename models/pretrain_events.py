@@ -16,7 +16,7 @@ import math
 import signal
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - settings are read as options
 from statistics import median
 from typing import TYPE_CHECKING
 

@@ -36,24 +36,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Where adapters go: attention and feed-forward of the encoder, and the networks at its ends.
-TARGETS = (
-    r"(encoder\.layers\.\d+\.(attn\.(Wqkv|Wo)|mlp\.(Wi|Wo)))|(query|head|shop)\.[024]"
-)
+TARGETS = r"(encoder\.layers\.\d+\.(attn\.(Wqkv|Wo)|mlp\.(Wi|Wo)))|(query|head|shop)\.[024]"
 
 
 @dataclass(frozen=True, slots=True)
 class FineTuneSettings:
     """rank: of LoRA. steps: at most; how many is chosen on the held-out stretch, by looks. rows:
-    customers of a step. cuts: earlier moments. least_customers, least_days: of a shop that can be
+    customers of a step. cuts: earlier moments. judged: customers at most. least_customers, least_days: of a shop that can be
     tuned to. held_out_days: at most, and no more than a third of the shop's history.
     """
 
     rank: int = 8
-    steps: int = 160
-    looks: int = 8
+    steps: int = 120
+    looks: int = 6
     rows: int = 256
     learning_rate: float = 6e-4
     cuts: int = 8
+    judged: int = 5000
     held_out_days: float = 90.0
     least_customers: int = 100
     least_days: float = 60.0
@@ -81,7 +80,7 @@ class Moment:
     weekday: int
 
 
-def fine_tune(  # noqa: PLR0913 - each is a thing of its own
+def fine_tune(
     base: Path,
     shop: Moment,
     out: Path,
@@ -102,7 +101,7 @@ def fine_tune(  # noqa: PLR0913 - each is a thing of its own
     days = float(np.floor(min(settings.held_out_days, span / 3)))
     held_out = cut_at(shop.crowd, days)
     before = _earlier(shop, days, held_out)
-    judge = _Judge(held_out, before, days)
+    judge = _Judge(held_out, before, days, most=settings.judged)
     steps, tuned = _best(base, before, judge, settings, told)
     scores = {"tuned": tuned, "zero_shot": judge.score(_plain(base)), "bg_nbd": judge.bg_nbd()}
     accepted = steps > 0 and tuned < min(scores["zero_shot"], scores["bg_nbd"])
@@ -154,21 +153,27 @@ def _plain(base: Path) -> EventsModel:  # type: ignore[no-any-unimported]
 
 
 class _Judge:
-    """Log-loss on the held-out stretch, at a third of it and at all of it."""
+    """Log-loss on the held-out stretch, at a third of it and at all of it, of some customers."""
 
-    def __init__(self, cut: Cut, before: Moment, days: float) -> None:
+    def __init__(self, cut: Cut, before: Moment, days: float, *, most: int) -> None:
         self.cut, self.before = cut, before
+        self.context = context_of(cut.population)
         self.horizons = np.array([np.ceil(days / 3), days])
-        self.truth = np.stack([cut.bought(float(each)) for each in self.horizons], axis=1)
+        count = len(cut.people)
+        self.rows = np.sort(np.random.default_rng(0).permutation(count)[:most])
+        truth = np.stack([cut.bought(float(each)) for each in self.horizons], axis=1)
+        self.truth = truth[self.rows]
 
     def score(self, model: EventsModel) -> float:  # type: ignore[no-any-unimported]
-        tokens = _tokens(self.before, self.cut.population, context_of(self.before.crowd), model)
+        some = chosen(self.cut.population, self.rows, most_events=256)
+        tokens = _tokens(self.before, some, self.context, model)
         return self._loss(curves_of(model, tokens).probability(self.horizons))
 
     def bg_nbd(self) -> float:
         summary = summary_of(self.cut.population)
         fit = BetaGeo.fit(summary)
-        return self._loss(np.stack([fit.probability(summary, h) for h in self.horizons], axis=1))
+        said = np.stack([fit.probability(summary, h) for h in self.horizons], axis=1)
+        return self._loss(said[self.rows])
 
     def _loss(self, probability: FloatArray) -> float:
         p = np.clip(probability, 1e-6, 1 - 1e-6)
@@ -296,7 +301,7 @@ class _Example:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CensoredBatch:
-    """first: (rows,) days. watched: days. counts: (rows, watched bins). amount: (rows,) relative."""
+    """first: (rows,) days. watched: days. counts: (rows, watched bins). amount: relative."""
 
     tokens: Tokens
     first: FloatArray
@@ -333,7 +338,9 @@ def _example(shop: Moment, cut: Cut) -> _Example:
     return _Example(moment, cut, context, cut.first_days(), counts, cut.mean_amount())
 
 
-def censored_loss(model: EventsModel, batch: CensoredBatch, rows: Ints) -> Tensor:  # type: ignore[no-any-unimported]
+def censored_loss(  # type: ignore[no-any-unimported]
+    model: EventsModel, batch: CensoredBatch, rows: Ints
+) -> Tensor:
     """Sum over rows of the right-censored loss, and of counts and amounts where they are known."""
     device = next(model.parameters()).device
     answer = model(Inputs.of(batch.tokens.take(rows), device))
@@ -360,4 +367,3 @@ def survival_loss(answer: Answer, first: Tensor, *, watched: float, edges: Tenso
     place = torch.searchsorted(edges[1:], first.clamp(max=float(edges[-1]) - 1e-3), right=True)
     rate = gained.gather(1, place[:, None])[:, 0] / width[place]
     return (lived * gained).sum(dim=1) - torch.where(came, torch.log(rate), 0.0)
-

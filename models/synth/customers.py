@@ -12,13 +12,17 @@ of the future but through that state.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import gamma
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.random import Generator
 from numpy.typing import NDArray
 
 from models.base import EVENT_TYPES, PURCHASE
 from models.customers import Population
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -40,12 +44,12 @@ class ShopSettings:
     """What a shop is like; `draw_settings` draws one. Days, shares, and per day where a rate.
 
     history: days recorded. before: days of acquisition ahead of the recording (left-censored).
-    acquisition: uniform, growing, shrinking, cohort or early. rate_spread: gamma shape (heterogeneity
-    "gamma") or log deviation ("lognormal"). dropout: none, pareto, bg or weibull; lifetime is its
-    mean (bg: mean chance after a purchase); correlation: power of the rate in it. once: share that
-    leaves after the first purchase. gap: erlang or weibull of gap_shape. burst: mean follow-up
-    purchases, within burst_days. returning: share that comes back after away days. future_shift:
-    log deviation of the level after as_of. subscribers, refunds: shares.
+    acquisition: uniform, growing, shrinking, cohort or early. rate_spread: gamma shape
+    (heterogeneity "gamma") or log deviation ("lognormal"). dropout: none, pareto, bg or weibull;
+    lifetime is its mean (bg: mean chance after a purchase); correlation: power of the rate in it.
+    once: share that leaves after the first purchase. gap: erlang or weibull of gap_shape. burst:
+    mean follow-up purchases, within burst_days. returning: share that comes back after away days.
+    future_shift: log deviation of the level after as_of. subscribers, refunds: shares.
     """
 
     customers: int = 500
@@ -592,8 +596,6 @@ def _residual_gap(rng: Generator, settings: ShopSettings, lasted: Floats) -> Flo
 
 
 def _weibull_mean(shape: float) -> float:
-    from math import gamma  # noqa: PLC0415
-
     return gamma(1 + 1 / shape)
 
 
@@ -630,7 +632,8 @@ def _joined(parts: list[_Events]) -> _Events:
 class _Pending:
     """What has begun before as_of and may end in a purchase after it.
 
-    owner, in_cart, keen: (episodes,). burst_owner, burst_age: (purchases,) that may still be followed.
+    owner, in_cart, keen: (episodes,). burst_owner, burst_age: (purchases,) that may yet be
+    followed by others.
     """
 
     owner: Ints
