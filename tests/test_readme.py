@@ -17,9 +17,7 @@ from tests.live import running
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = (
-    *(["serve"], ["predict", "sales"], ["predict", "purchase"], ["backtest", "purchase"]),
-)
+COMMANDS = (*(["serve"], ["predict", "sales"], ["predict", "purchase"], ["backtest", "purchase"]),)
 ADDRESS = "http://127.0.0.1:8000"
 
 
