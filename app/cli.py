@@ -23,7 +23,7 @@ from typer.core import TyperGroup
 from app.errors import ConfigurationError, InvalidInputError, NotFoundError, ShopcastError
 
 if TYPE_CHECKING:
-    from app.event_tables import EventTable, Known
+    from app.event_tables import EventColumns, EventTable, Known
     from app.forecasters import Ask, Forecast, Forecaster
     from app.foretellers import Foreteller, Foretold, PurchaseAsk
     from app.histories import History
@@ -356,15 +356,21 @@ def predict_purchase(
 
     - `shopcast predict purchase orders.csv --output out.csv --plot out.png`
     """
+    from app.event_tables import EventColumns
     from app.foretellers import PurchaseAsk
     from app.purchase_report import draw, frame, show
     from app.report import write
 
     days = _days(horizons)
     _check_files(plot, output)
-    table = _events(
-        file, customer_column, time_column, type_column, amount_column, date_format=date_format
+    columns = EventColumns(
+        customer=customer_column,
+        time=time_column,
+        type=type_column,
+        amount=amount_column,
+        date_format=date_format,
     )
+    table = _events(file, columns)
     known = _known(table, as_of)
     ask = PurchaseAsk(days, churn_window, shop=shop, model=model)
     settings = _settings(purchase_checkpoint=checkpoint, device=device)
@@ -416,7 +422,7 @@ def backtest_purchase(
 
     Example: `shopcast backtest purchase orders.csv --cut 2026-06-30 --horizons 30,90`
     """
-    from app.event_tables import days_of
+    from app.event_tables import EventColumns, days_of
     from app.foretellers import PurchaseAsk
     from app.purchase_report import draw_calibration, lift_table, score_table, show
     from app.purchase_trial import NETWORK, all_said, counts_after, fitted, judged, known_at, told
@@ -425,9 +431,14 @@ def backtest_purchase(
     days = _days(horizons)
     _check_files(plot, output)
     cut_days = _day(cut, "--cut", days_of)
-    table = _events(
-        file, customer_column, time_column, type_column, amount_column, date_format=date_format
+    columns = EventColumns(
+        customer=customer_column,
+        time=time_column,
+        type=type_column,
+        amount=amount_column,
+        date_format=date_format,
     )
+    table = _events(file, columns)
     known = known_at(table, cut, cut_days, days)
     ask = PurchaseAsk(days, max(days), model=model)
     settings = _settings(purchase_checkpoint=checkpoint, device=device)
@@ -579,11 +590,10 @@ def _day(text: str, option: str, read: Callable[[str], float]) -> float:
         raise typer.BadParameter(message) from None
 
 
-def _events(file: Path, *columns: str | None, date_format: str | None) -> "EventTable":
-    """columns: of customer, time, type and amount."""
-    from app.event_tables import EventColumns, read_events
+def _events(file: Path, columns: "EventColumns") -> "EventTable":
+    from app.event_tables import read_events
 
-    table = read_events(file, EventColumns(*columns, date_format=date_format))
+    table = read_events(file, columns)
     _note(table.notes)
     return table
 

@@ -17,7 +17,9 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "images" / "forecast.png"
 ITEMS = ("bananas-1082185", "eggs-x-large-981760")
-_CURL = re.compile(r"^curl http://127.0.0.1:8000(\S+) .*? -d '(.*?'\n```)", re.DOTALL | re.MULTILINE)
+_CURL = re.compile(
+    r"^curl http://127.0.0.1:8000(\S+) .*? -d '(.*?'\n```)", re.DOTALL | re.MULTILINE
+)
 _ANSWER = re.compile(r"(?<=^```json\n).*?(?=^```)", re.DOTALL | re.MULTILINE)
 
 

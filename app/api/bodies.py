@@ -109,7 +109,7 @@ def _has_more_names(codes: NDArray[np.uint8], most: int) -> bool:
     if np.count_nonzero(colons) <= most:
         return False
     before = codes[:-1][colons]
-    return np.count_nonzero((before < ord("0")) | (before > ord("9"))) > most
+    return bool(np.count_nonzero((before < ord("0")) | (before > ord("9"))) > most)
 
 
 async def _collect(receive: Receive, limit: int) -> bytes:
