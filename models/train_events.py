@@ -50,7 +50,7 @@ class FineTuneSettings:
     rank: int = 8
     steps: int = 120
     looks: int = 6
-    rows: int = 256
+    rows: int = 128
     learning_rate: float = 6e-4
     cuts: int = 8
     judged: int = 5000
