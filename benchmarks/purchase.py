@@ -369,7 +369,7 @@ def develop(network: EventsNetwork, *, shops: int) -> dict[str, object]:
     return table
 
 
-def funnel(network: EventsNetwork, *, shops: int) -> dict[str, float]:
+def funnel(network: EventsNetwork, *, shops: int) -> dict[str, object]:
     """What browsing is worth at 30 days, for customers who have bought before."""
     gains, losses = [], []
     for case in simulated(shops, first=1000, funnel=True):
@@ -392,30 +392,50 @@ def funnel(network: EventsNetwork, *, shops: int) -> dict[str, float]:
 
 
 def final(network: EventsNetwork, directory: Path) -> dict[str, object]:
-    """The real cuts: zero-shot, fitted, fine-tuned; small samples; simulated funnels."""
+    """The real cuts: zero-shot and fitted, small samples, funnels, and last the fine-tuned.
+
+    Each part is printed as soon as it is there.
+    """
     record: dict[str, object] = {}
-    for case in (cdnow(), households()):
-        said = all_said(case, network)
-        tuned, facts = fine_tuned(case, directory)
-        if tuned is not None:
-            said["fine-tuned"] = tuned
-            said["fine-tuned + pareto/nbd"] = blended(tuned, said["pareto/nbd"])
-        said["no context"] = ours(case, network, contexts=False)
-        record[case.name] = {
-            "customers": len(case.crowd),
-            "share_buying": {str(h): round(float(t.mean()), 4) for h, t in case.bought.items()},
-            "scores": {name: scores(case, each) for name, each in said.items()},
-            "fine_tuning": facts,
-            "differences": differences(case, said),
-            "spend": spending(case, said["zero-shot"]),
-            "monotone": monotone(case, network),
-        }
-        if case.name == "cdnow":
-            record["cdnow_200"] = small(case, network)
-        print(json.dumps(record, indent=1), flush=True)
-    record["funnel"] = funnel(network, shops=30)
-    record["simulated"] = develop(network, shops=30)
+    cases = (cdnow(), households())
+    said = {case.name: all_said(case, network) for case in cases}
+    for case in cases:
+        record[case.name] = _told(case.name, described(case, said[case.name], network))
+    record["funnel"] = _told("funnel", funnel(network, shops=20))
+    record["cdnow_200"] = _told("cdnow_200", small(cases[0], network))
+    record["simulated"] = _told("simulated", develop(network, shops=15))
+    for case in cases:
+        name = f"{case.name}_fine_tuned"
+        record[name] = _told(name, tuned_scores(case, said[case.name], directory))
     return record
+
+
+def _told(name: str, found: dict[str, object]) -> dict[str, object]:
+    print(json.dumps({name: found}), flush=True)
+    return found
+
+
+def described(case: Case, said: dict[str, Said], network: EventsNetwork) -> dict[str, object]:
+    alone = ours(case, network, contexts=False)
+    return {
+        "customers": len(case.crowd),
+        "share_buying": {str(h): round(float(t.mean()), 4) for h, t in case.bought.items()},
+        "scores": {
+            name: scores(case, each) for name, each in (said | {"no context": alone}).items()
+        },
+        "differences": differences(case, said),
+        "spend": spending(case, said["zero-shot"]),
+        "monotone": monotone(case, network),
+    }
+
+
+def tuned_scores(case: Case, said: dict[str, Said], directory: Path) -> dict[str, object]:
+    tuned, facts = fine_tuned(case, directory)
+    if tuned is None:
+        return {"facts": facts}
+    both = {"fine-tuned": tuned, "fine-tuned + pareto/nbd": blended(tuned, said["pareto/nbd"])}
+    found = {name: scores(case, each) for name, each in both.items()}
+    return {"facts": facts, "scores": found, "differences": differences(case, said | both)}
 
 
 def fine_tuned(case: Case, directory: Path) -> tuple[Said | None, dict[str, object]]:
@@ -436,7 +456,7 @@ def differences(case: Case, said: dict[str, Said]) -> dict[str, dict[str, tuple[
     found: dict[str, dict[str, tuple[float, ...]]] = {}
     for first in ("zero-shot", "fine-tuned"):
         for second in ("bg/nbd", "pareto/nbd", "logistic", "lightgbm"):
-            if first in said:
+            if first in said and not (first == "zero-shot" and "fine-tuned" in said):
                 found[f"{first} - {second}"] = {
                     str(h): difference(
                         truth, said[first].probability[h], said[second].probability[h]

@@ -527,20 +527,14 @@ def _read_config(directory: Path) -> EventsConfig:  # type: ignore[no-any-unimpo
 
 def _verify_sizes(config: EventsConfig) -> None:  # type: ignore[no-any-unimported]
     ours = EventsConfig()
-    for name in ("query_size", "event_size", "context_size"):
+    read = ("query_size", "event_size", "context_size", "item_buckets", "category_buckets")
+    for name in read:
         if getattr(config, name) != getattr(ours, name):
             raise CheckpointError(
                 f"{name} is {getattr(config, name)}; this version reads {getattr(ours, name)}"
             )
     whole = ("hidden_size", "layers", "heads", "intermediate_size", "query_width", "shop_width")
-    for name in (
-        *whole,
-        "shop_tokens",
-        "thing_width",
-        "length",
-        "item_buckets",
-        "category_buckets",
-    ):
+    for name in (*whole, "shop_tokens", "thing_width", "length"):
         if type(getattr(config, name)) is not int or getattr(config, name) < 1:
             raise CheckpointError(f"{name} must be a whole number from 1 on")
     edges = config.bin_edges

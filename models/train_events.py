@@ -42,14 +42,15 @@ TARGETS = r"(encoder\.layers\.\d+\.(attn\.(Wqkv|Wo)|mlp\.(Wi|Wo)))|(query|head|s
 @dataclass(frozen=True, slots=True)
 class FineTuneSettings:
     """rank: of LoRA. steps: at most; how many is chosen on the held-out stretch, by looks. rows:
-    customers of a step. cuts: earlier moments. judged: customers at most. least_customers, least_days: of a shop that can be
-    tuned to. held_out_days: at most, and no more than a third of the shop's history.
+    customers of a step. cuts: earlier moments. judged: customers at most on the held-out stretch.
+    least_customers, least_days: of a shop that can be tuned to. held_out_days: at most, and no more
+    than a third of the shop's history.
     """
 
     rank: int = 8
     steps: int = 120
     looks: int = 6
-    rows: int = 256
+    rows: int = 128
     learning_rate: float = 6e-4
     cuts: int = 8
     judged: int = 5000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -123,7 +124,7 @@ def test_probabilities_rise_and_stay_below_counts(
     summary = summary_of(crowd)
     fit = kind.fit(summary)
     said = [fit.probability(summary, days) for days in (7.0, 30.0, 90.0, 365.0)]
-    assert all((low <= high + 1e-9).all() for low, high in zip(said, said[1:], strict=False))
+    assert all((low <= high + 1e-9).all() for low, high in pairwise(said))
     assert (fit.purchases(summary, 90.0) >= said[2] - 1e-6).all()
     assert ((said[0] > 0) & (said[-1] < 1)).all()
 

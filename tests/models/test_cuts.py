@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.base import EVENT_TYPES, PURCHASE
-from models.customers import context_of, customer_of, population_of
+from models.base import EVENT_TYPES, PURCHASE, Customer
+from models.customers import Population, context_of, customer_of, population_of
 from models.cuts import cut_at
 from models.tokens import blanked, chosen, joined
 
@@ -14,20 +14,21 @@ VIEW = EVENT_TYPES.index("view")
 NOW = 1000.0
 
 
-def buyer(*days_ago: float, amount: float = 10.0, fraction: float = 0.25) -> object:
-    times = NOW - np.array(days_ago) + (fraction if fraction else 0.0) - (1 if fraction else 0)
+def buyer(*days_ago: float, fraction: float = 0.25) -> Customer:
+    """fraction: of a day, by which each purchase is less than a whole number of days ago."""
+    times = NOW - np.array(days_ago) + (fraction - 1 if fraction else 0.0)
     return customer_of(
         times,
         np.full(len(times), PURCHASE, dtype=np.int8),
         as_of=NOW,
-        amounts=np.full(len(times), amount),
+        amounts=np.full(len(times), 10.0),
         observed_from=NOW - 500,
     )
 
 
-def crowd(fraction: float = 0.25):  # type: ignore[no-untyped-def]  # a Population
-    parts = [buyer(100, 60, 20, fraction=fraction), buyer(80, fraction=fraction)]
-    return population_of([*parts, buyer(30, 5, fraction=fraction)])  # type: ignore[list-item]
+def crowd(fraction: float = 0.25) -> Population:
+    days = ((100, 60, 20), (80,), (30, 5))
+    return population_of([buyer(*each, fraction=fraction) for each in days])
 
 
 def test_what_was_known_then_is_what_is_counted_now_of_it() -> None:

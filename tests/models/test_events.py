@@ -43,8 +43,6 @@ def save_tiny(directory: Path, *, seed: int = 0) -> Path:
         shop_width=16,
         thing_width=8,
         length=12,
-        item_buckets=64,
-        category_buckets=16,
     )
     model = new_events_model(config, seed=seed)
     with torch.no_grad():
@@ -70,7 +68,7 @@ def customer(seed: int, events: int) -> Customer:
         rng.choice([0, 2, PURCHASE], events).astype(np.int8),
         as_of=1000.0,
         amounts=rng.lognormal(3, 1, events),
-        items=rng.integers(0, 9, events),
+        items=rng.integers(0, 1 << 62, events),
         categories=rng.integers(0, 3, events),
     )
 
@@ -275,6 +273,7 @@ def changed_config(source: Path, target: Path, **changes: object) -> Path:
         ({"model_type": "bert"}, "not that of an events network"),
         ({"context_size": 7}, "context_size is 7"),
         ({"query_size": 7}, "query_size is 7"),
+        ({"item_buckets": 64}, "item_buckets is 64"),
         ({"layers": 0}, "layers must be"),
         ({"bin_edges": [3, 2]}, "bin_edges must ascend"),
         ({"layers": 3}, "weights lack"),
