@@ -1,25 +1,17 @@
-"""What is already known: forecasts by key, each a compact binary value.
+"""What is already known: forecasts by key, each a compact binary value (see app.kinds).
 
-Invariant: what is decoded is what was encoded, bit for bit, and a broken cache is a miss: no
-method raises.
+Invariant: a broken cache is a miss: no method raises.
 """
 
-import struct
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
 from app.metrics import Metrics
-from models.base import FloatArray, SeriesForecast, SeriesResult
 
 ENTRY_BYTES = 256  # what an entry costs beside its key and value
-FORMAT = 2
-_COUNT = struct.Struct("<BI")  # format, number of forecasts
-_SHAPE = struct.Struct("<III")  # targets, levels, steps
 
 
 class Cache(Protocol):
@@ -99,48 +91,6 @@ class MemoryCache:
             evictions += 1
         if evictions:
             self._metrics.cache_evictions.inc(evictions)
-
-
-def encode(result: SeriesResult) -> bytes:
-    """A result as bytes: little-endian float64 behind a header of shapes."""
-    parts = [_COUNT.pack(FORMAT, len(result))]
-    for forecast in result:
-        parts.append(_SHAPE.pack(*forecast.quantiles.shape))
-        parts.append(forecast.quantiles.astype("<f8").tobytes())
-        parts.append(forecast.mean.astype("<f8").tobytes())
-    return b"".join(parts)
-
-
-def decode(value: bytes) -> SeriesResult:
-    """The result that was encoded. Raises ValueError if it is damaged."""
-    try:
-        version, count = _COUNT.unpack_from(value)
-        if version != FORMAT:
-            raise ValueError(f"format {version} of a cached forecast is unknown")
-        forecasts, start = [], _COUNT.size
-        for _ in range(count):
-            forecast, start = _decode_forecast(value, start)
-            forecasts.append(forecast)
-    except struct.error as error:
-        raise ValueError("a cached forecast is cut off") from error
-    if start != len(value):
-        raise ValueError("a cached forecast has the wrong length")
-    return tuple(forecasts)
-
-
-def _decode_forecast(value: bytes, start: int) -> tuple[SeriesForecast, int]:
-    """The forecast that begins at `start`, and where it ends."""
-    targets, levels, steps = _SHAPE.unpack_from(value, start)
-    numbers = targets * (levels + 1) * steps
-    start += _SHAPE.size
-    # one copy for both arrays; the quantiles come first
-    flat: FloatArray = np.frombuffer(value, "<f8", numbers, start).copy()
-    middle = targets * levels * steps
-    forecast = SeriesForecast(
-        quantiles=flat[:middle].reshape(targets, levels, steps),
-        mean=flat[middle:].reshape(targets, steps),
-    )
-    return forecast, start + 8 * numbers
 
 
 def _size(key: bytes, value: bytes) -> int:

@@ -6,7 +6,7 @@ a command needs it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from enum import StrEnum
@@ -31,13 +31,16 @@ from app.errors import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from app.event_tables import EventColumns, EventTable, Known
     from app.forecasters import Ask, Forecast, Forecaster, StockAsk
+    from app.foretellers import Foreteller, Foretold, PurchaseAsk
     from app.histories import History
     from app.registry import Registry
     from app.resources import Resources
     from app.settings import Settings
     from models.backtest import Backtest, Plan, Record
 
+DEFAULT_SUBJECT = "sales"
 CHUNK = 64  # inputs a request
 ISSUES_SHOWN = 10
 PLOTS = (".png", ".html")
@@ -76,6 +79,15 @@ class Commands(TyperGroup):
             raise _told(error) from error
 
 
+class Subjects(TyperGroup):
+    """Commands by subject; what begins with no subject is of sales."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401 - as click types it
+        if args and args[0] not in {*self.commands, *self.get_help_option_names(ctx)}:
+            args = [DEFAULT_SUBJECT, *args]
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
@@ -86,7 +98,13 @@ app = typer.Typer(
 )
 predict = typer.Typer(no_args_is_help=True, help="Forecast what a file holds.")
 pretrain = typer.Typer(no_args_is_help=True, help="Train a network from scratch.")
+backtests = typer.Typer(
+    cls=Subjects,
+    no_args_is_help=True,
+    help="Foretell what is past, and score it against what came.",
+)
 app.add_typer(predict, name="predict")
+app.add_typer(backtests, name="backtest")
 app.add_typer(pretrain, name="pretrain")
 
 WHO = "Who answers"
@@ -279,95 +297,6 @@ def predict_sales(
     _print_or_write(forecasts, ask.levels, shown=shown, output=output)
 
 
-@app.command()
-def backtest(
-    file: SalesFile,
-    horizon: Horizon = 28,
-    origins: Annotated[int, typer.Option(help="Windows to forecast.", min=1, max=100)] = 3,
-    step: Annotated[
-        int | None,
-        typer.Option(help="Periods between windows; by default they do not overlap.", min=1),
-    ] = None,
-    methods: Annotated[
-        str, typer.Option(help="Who forecasts.", metavar="LIST")
-    ] = "shopcast,naive,autoets,autotheta,lightgbm",
-    item: Items = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(help="Draw scores and forecasts: a .png or .html file.", metavar="FILE"),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Write all that was found: a .json file.", metavar="FILE")
-    ] = None,
-    freq: Freq = None,
-    gaps: GapsMean = Gaps.MISSING,
-    layout: LaidOut = None,
-    id_column: IdColumn = "",
-    time_column: TimeColumn = None,
-    target_column: TargetColumn = None,
-    known_future: Annotated[
-        str, _file_option("Covariates that you plan, so that they are known ahead.", "NAMES")
-    ] = "",
-    known_past: KnownPast = "",
-    date_format: DateFormat = None,
-    server: Server = None,
-    model: Alias = "production",
-    checkpoint: Checkpoint = None,
-    base: Base = None,
-    device: Device = None,
-) -> None:
-    """Forecast the latest periods of a file from those before, and score who does it best.
-
-    No method sees a later period than its forecasts start from, but for covariates that are known
-    ahead. Seasonal naive always takes part: it is what the others are measured by. What the
-    scores mean is told in docs/backtests.md.
-
-    Examples:
-
-    - `shopcast backtest sales.csv --horizon 28`
-
-    - `shopcast backtest sales.csv --methods shopcast,autoets --known-future price,promo`
-
-    - `shopcast backtest sales.csv --item sku-1 --plot sku-1.html --output sku-1.json`
-    """
-    from app import trial, verdict
-    from app.histories import build
-    from app.tables import Columns, read
-
-    _check_file(plot, PLOTS)
-    _check_file(output, (".json",))
-    columns = Columns(
-        item=_names(id_column),
-        time=time_column,
-        target=target_column,
-        known_future=_names(known_future),
-        known_past=_names(known_past),
-        layout=layout.value if layout else None,
-        date_format=date_format,
-    )
-    past = trial.past_of(columns)
-    table = read(file, past)
-    _note(table.notes)
-    histories = build(
-        table, past, prediction_length=1, freq=freq, items=item or (), gaps=gaps.value
-    )
-    _note(histories.notes)
-    records = trial.records_of(histories, columns)
-    if columns.known_future:
-        _note([f"known ahead at every origin: {', '.join(columns.known_future)}"])
-    plan = trial.plan_of(histories.freq, horizon, origins=origins, step=step)
-    names = trial.chosen(_names(methods), records)
-    settings = _settings(series_checkpoint=checkpoint, series_base=base, device=device)
-    found = asyncio.run(_backtest(records, names, plan, settings, server=server, model=model))
-    if plot is not None:
-        verdict.draw(found, plot)
-        _note([f"drawn: {plot}"])
-    if output is not None:
-        verdict.write(found, output)
-        _note([f"written: {len(found.scores):,} scores to {output}"])
-    verdict.show(found, _out())
-
-
 @predict.command("inventory")
 def predict_inventory(
     file: Annotated[
@@ -459,6 +388,275 @@ def predict_inventory(
     _print_or_write_rows(order_frame(plans, stocks), output)
 
 
+EventFile = Annotated[
+    Path,
+    typer.Argument(
+        help="CSV or Parquet: a row an event, or a purchase.",
+        exists=True,
+        dir_okay=False,
+        readable=True,
+    ),
+]
+CustomerColumn = Annotated[str | None, _file_option("Column that tells customers apart.", "NAME")]
+EventTimeColumn = Annotated[str | None, _file_option("Column of times.", "NAME")]
+TypeColumn = Annotated[
+    str | None, _file_option("Column of what happened; without, purchases.", "NAME")
+]
+AmountColumn = Annotated[str | None, _file_option("Column of what was paid.", "NAME")]
+TimeFormat = Annotated[str | None, _file_option("How times are written, as in %d/%m/%Y.", "FORMAT")]
+PurchaseCheckpoint = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        help="Directory of an events checkpoint or of a LoRA adapter.",
+        metavar="DIR",
+        rich_help_panel=WHO,
+    ),
+]
+
+
+@predict.command("purchase")
+def predict_purchase(
+    file: EventFile,
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            "--as-of",
+            help="From when to foretell; by default the day after the latest event.",
+            metavar="TIME",
+        ),
+    ] = None,
+    horizons: Annotated[
+        str, typer.Option(help="Days ahead, each up to 365.", metavar="LIST")
+    ] = "7,30,90",
+    churn_window: Annotated[
+        int, typer.Option(help="Days without a purchase that mean gone.", min=1, max=365)
+    ] = 180,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw how likely: a .png or .html file.", metavar="FILE")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the table: a .csv or .parquet file.", metavar="FILE")
+    ] = None,
+    customer_column: CustomerColumn = None,
+    time_column: EventTimeColumn = None,
+    type_column: TypeColumn = None,
+    amount_column: AmountColumn = None,
+    date_format: TimeFormat = None,
+    shop: Annotated[
+        str | None,
+        typer.Option(help="Shop whose stored profile to use.", metavar="NAME", rich_help_panel=WHO),
+    ] = None,
+    server: Server = None,
+    model: Alias = "production",
+    checkpoint: PurchaseCheckpoint = None,
+    device: Device = None,
+) -> None:
+    """Foretell whether, how often and for how much each customer of a file will buy.
+
+    Columns are guessed, and each guess is told. Purchases of one day are one.
+
+    Examples:
+
+    - `shopcast predict purchase orders.csv`
+
+    - `shopcast predict purchase events.parquet --as-of 2026-10-01 --horizons 7,30,90`
+
+    - `shopcast predict purchase orders.csv --output out.csv --plot out.png`
+    """
+    from app.event_tables import EventColumns
+    from app.foretellers import PurchaseAsk
+    from app.purchase_report import draw, frame, show
+    from app.report import write
+
+    days = _days(horizons)
+    _check_file(plot, PLOTS)
+    _check_file(output, OUTPUTS)
+    columns = EventColumns(
+        customer=customer_column,
+        time=time_column,
+        type=type_column,
+        amount=amount_column,
+        date_format=date_format,
+    )
+    table = _events(file, columns)
+    known = _known(table, as_of)
+    ask = PurchaseAsk(days, churn_window, shop=shop, model=model)
+    settings = _settings(purchase_checkpoint=checkpoint, device=device)
+    foretold = asyncio.run(_foretell(known, ask, settings, server=server))
+    if plot is not None:
+        draw(foretold, days, plot)
+        _note([f"drawn: {plot}"])
+    rows = frame(foretold, days)
+    if output is None:
+        show(rows, _out())
+        return
+    write(rows, output)
+    _note([f"written: {len(rows):,} rows to {output}"])
+
+
+@backtests.command("sales")
+def backtest_sales(
+    file: SalesFile,
+    horizon: Horizon = 28,
+    origins: Annotated[int, typer.Option(help="Windows to forecast.", min=1, max=100)] = 3,
+    step: Annotated[
+        int | None,
+        typer.Option(help="Periods between windows; by default they do not overlap.", min=1),
+    ] = None,
+    methods: Annotated[
+        str, typer.Option(help="Who forecasts.", metavar="LIST")
+    ] = "shopcast,naive,autoets,autotheta,lightgbm",
+    item: Items = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw scores and forecasts: a .png or .html file.", metavar="FILE"),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write all that was found: a .json file.", metavar="FILE")
+    ] = None,
+    freq: Freq = None,
+    gaps: GapsMean = Gaps.MISSING,
+    layout: LaidOut = None,
+    id_column: IdColumn = "",
+    time_column: TimeColumn = None,
+    target_column: TargetColumn = None,
+    known_future: Annotated[
+        str, _file_option("Covariates that you plan, so that they are known ahead.", "NAMES")
+    ] = "",
+    known_past: KnownPast = "",
+    date_format: DateFormat = None,
+    server: Server = None,
+    model: Alias = "production",
+    checkpoint: Checkpoint = None,
+    base: Base = None,
+    device: Device = None,
+) -> None:
+    """Forecast the latest periods of a file from those before, and score who does it best.
+
+    No method sees a later period than its forecasts start from, but for covariates that are known
+    ahead. Seasonal naive always takes part: it is what the others are measured by. What the
+    scores mean is told in docs/backtests.md.
+
+    Examples:
+
+    - `shopcast backtest sales.csv --horizon 28`
+
+    - `shopcast backtest sales.csv --methods shopcast,autoets --known-future price,promo`
+
+    - `shopcast backtest sales.csv --item sku-1 --plot sku-1.html --output sku-1.json`
+    """
+    from app import trial, verdict
+    from app.histories import build
+    from app.tables import Columns, read
+
+    _check_file(plot, PLOTS)
+    _check_file(output, (".json",))
+    columns = Columns(
+        item=_names(id_column),
+        time=time_column,
+        target=target_column,
+        known_future=_names(known_future),
+        known_past=_names(known_past),
+        layout=layout.value if layout else None,
+        date_format=date_format,
+    )
+    past = trial.past_of(columns)
+    table = read(file, past)
+    _note(table.notes)
+    histories = build(
+        table, past, prediction_length=1, freq=freq, items=item or (), gaps=gaps.value
+    )
+    _note(histories.notes)
+    records = trial.records_of(histories, columns)
+    if columns.known_future:
+        _note([f"known ahead at every origin: {', '.join(columns.known_future)}"])
+    plan = trial.plan_of(histories.freq, horizon, origins=origins, step=step)
+    names = trial.chosen(_names(methods), records)
+    settings = _settings(series_checkpoint=checkpoint, series_base=base, device=device)
+    found = asyncio.run(_backtest(records, names, plan, settings, server=server, model=model))
+    if plot is not None:
+        verdict.draw(found, plot)
+        _note([f"drawn: {plot}"])
+    if output is not None:
+        verdict.write(found, output)
+        _note([f"written: {len(found.scores):,} scores to {output}"])
+    verdict.show(found, _out())
+
+
+@backtests.command("purchase")
+def backtest_purchase(
+    file: EventFile,
+    cut: Annotated[
+        str,
+        typer.Option(help="Last day that is known; what came after is foretold.", metavar="DAY"),
+    ],
+    horizons: Annotated[
+        str, typer.Option(help="Days ahead, each up to 365.", metavar="LIST")
+    ] = "30,90",
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw foretold against come: a .png or .html file.", metavar="FILE"),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the scores: a .csv or .parquet file.", metavar="FILE")
+    ] = None,
+    customer_column: CustomerColumn = None,
+    time_column: EventTimeColumn = None,
+    type_column: TypeColumn = None,
+    amount_column: AmountColumn = None,
+    date_format: TimeFormat = None,
+    server: Server = None,
+    model: Alias = "production",
+    checkpoint: PurchaseCheckpoint = None,
+    device: Device = None,
+) -> None:
+    """Foretell purchases from an earlier day, and score that against what came.
+
+    Beside BG/NBD and Pareto/NBD, fitted to what was known then. log_loss, brier and ece: less is
+    better; auc: more; ratio and count_ratio: 1 is right.
+
+    Example: `shopcast backtest purchase orders.csv --cut 2026-06-30 --horizons 30,90`
+    """
+    from app.event_tables import EventColumns, days_of
+    from app.foretellers import PurchaseAsk
+    from app.purchase_report import draw_calibration, lift_table, score_table, show
+    from app.purchase_trial import NETWORK, all_said, counts_after, fitted, judged, known_at, told
+    from app.report import write
+
+    days = _days(horizons)
+    _check_file(plot, PLOTS)
+    _check_file(output, OUTPUTS)
+    cut_days = _day(cut, "--cut", days_of)
+    columns = EventColumns(
+        customer=customer_column,
+        time=time_column,
+        type=type_column,
+        amount=amount_column,
+        date_format=date_format,
+    )
+    table = _events(file, columns)
+    known = known_at(table, cut, cut_days, days)
+    ask = PurchaseAsk(days, max(days), model=model)
+    settings = _settings(purchase_checkpoint=checkpoint, device=device)
+    foretold = asyncio.run(_foretell(known, ask, settings, server=server))
+    others, notes = fitted(known, days)
+    _note([told(known), *notes])
+    verdicts = judged(all_said(foretold, others), counts_after(known, days), days)
+    if plot is not None:
+        draw_calibration(verdicts, plot)
+        _note([f"drawn: {plot}"])
+    rows = score_table(verdicts)
+    if output is not None:
+        write(rows, output)
+        _note([f"written: {len(rows):,} rows to {output}"])
+        return
+    show(rows, _out(), text_columns=2)
+    if _out().is_terminal:
+        _out().print(f"\n{NETWORK}, tenths of the customers, the likeliest first:\n")
+        show(lift_table(verdicts, NETWORK), _out(), text_columns=0)
+
+
 @app.command()
 def models(server: Server = None, checkpoint: Checkpoint = None, base: Base = None) -> None:
     """List the models of a server, or load the checkpoint of the settings and check it."""
@@ -483,6 +681,24 @@ def pretrain_series(context: typer.Context) -> None:
     command = command_of(pretraining.PretrainSettings, pretraining.pretrain)
     try:
         command(context.args, prog_name="shopcast pretrain series", standalone_mode=False)
+    except ModelError as error:
+        raise ShopcastError(str(error)) from error
+
+
+@pretrain.command(
+    "events",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def pretrain_events(context: typer.Context) -> None:
+    """Train the events network from scratch on simulated shops."""
+    from app.options import command_of
+    from models import pretrain_events as pretraining
+    from models.base import ModelError
+
+    command = command_of(pretraining.PretrainEventsSettings, pretraining.pretrain_events)
+    try:
+        command(context.args, prog_name="shopcast pretrain events", standalone_mode=False)
     except ModelError as error:
         raise ShopcastError(str(error)) from error
 
@@ -537,7 +753,8 @@ def _settings(**options: object) -> "Settings":
     except ValidationError as error:
         first = error.errors()[0]
         name = "_".join(str(part) for part in first["loc"])
-        option = f"--{name.removeprefix('series_').replace('_', '-')}"
+        plain = name.removeprefix("series_").removeprefix("purchase_")
+        option = f"--{plain.replace('_', '-')}"
         place = option if name in given else f"SHOPCAST_{name.upper()}"
         raise ConfigurationError(f"{place}: {first['msg']}, not {first['input']!r}") from None
 
@@ -550,6 +767,78 @@ def _levels(text: str) -> tuple[float, ...]:
     if not all(0 < level < 1 for level in levels) or len(set(levels)) < len(levels):
         raise typer.BadParameter("levels lie between 0 and 1, each once")
     return levels
+
+
+def _days(text: str) -> tuple[int, ...]:
+    try:
+        days = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no list like 7,30,90") from None
+    if not all(1 <= each <= 365 for each in days) or len(set(days)) < len(days):
+        raise typer.BadParameter("horizons are days from 1 to 365, each once")
+    return days
+
+
+def _day(text: str, option: str, read: Callable[[str], float]) -> float:
+    try:
+        return read(text)
+    except ValueError:
+        message = f"{option}: {text!r} is no local time such as 2026-10-01"
+        raise typer.BadParameter(message) from None
+
+
+def _events(file: Path, columns: "EventColumns") -> "EventTable":
+    from app.event_tables import read_events
+
+    table = read_events(file, columns)
+    _note(table.notes)
+    return table
+
+
+def _known(table: "EventTable", as_of: str | None) -> "Known":
+    """The customers known at a time, by default at the end of the file's last day."""
+    from app.event_tables import days_of, iso_of
+
+    latest = float(table.days.max())
+    days = float(int(latest) + 1) if as_of is None else _day(as_of, "--as-of", days_of)
+    known = table.before(days)
+    if not len(known.rows):
+        raise typer.BadParameter(f"--as-of: no event is before {iso_of(days)}")
+    left = len(table.days) - int(known.events.sum())
+    notes = [f"as of {iso_of(days)}"] if as_of is None else []
+    if left:
+        notes.append(f"{left:,} events from {iso_of(days)} on are left out")
+    _note(notes)
+    return known
+
+
+async def _foretell(
+    known: "Known", ask: "PurchaseAsk", settings: "Settings", *, server: str | None
+) -> "Foretold":
+    with _progress() as progress:
+        bar = progress.add_task("loading", total=None)
+        async with _foreteller(settings, server) as foreteller:
+            progress.update(bar, description="foretelling", total=len(known.rows))
+            foretold = await foreteller.foretell(
+                known, ask, lambda count: progress.update(bar, completed=count)
+            )
+    version, context = foretold.version, foretold.context
+    count = f"{len(foretold.names):,} customers"
+    _note([f"{count} foretold by purchase version {version}, context: {context}"])
+    return foretold
+
+
+@asynccontextmanager
+async def _foreteller(settings: "Settings", server: str | None) -> AsyncIterator["Foreteller"]:
+    from app.forecasters import connect
+    from app.foretellers import LocalForeteller, RemoteForeteller
+
+    if server is not None:
+        async with connect(server) as there:
+            yield RemoteForeteller(there)
+        return
+    async with _opened(settings) as resources:
+        yield LocalForeteller(resources.purchases, resources.profiles, settings.max_events)
 
 
 def _names(text: str) -> tuple[str, ...]:

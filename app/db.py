@@ -13,6 +13,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Engine,
+    LargeBinary,
     String,
     TypeDecorator,
     UniqueConstraint,
@@ -64,6 +65,20 @@ class ModelVersionRow(Base):
     fingerprint: Mapped[str] = mapped_column(String(64))
     source: Mapped[str] = mapped_column(String(255))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=lambda: datetime.now(UTC))
+
+
+class ShopProfileRow(Base):
+    """What is known of a shop's population; a deleted one keeps its number and nothing else."""
+
+    __tablename__ = "shop_profiles"
+
+    shop: Mapped[str] = mapped_column(String(64), primary_key=True)
+    version: Mapped[int]
+    context: Mapped[bytes | None] = mapped_column(LargeBinary)
+    data_until: Mapped[str] = mapped_column(String(40))
+    customers: Mapped[int]
+    events: Mapped[int]
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 def open_database(url: str) -> Engine:

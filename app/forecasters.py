@@ -115,7 +115,8 @@ class Server:
     client: httpx.AsyncClient
 
     async def forecast(self, histories: Sequence[History], ask: Ask) -> Answer:
-        body = await self._post("/predict/sales", _payload(histories, ask), histories)
+        names = [history.item for history in histories]
+        body = await self.post("/predict/sales", _payload(histories, ask), names)
         try:
             pairs = zip(histories, body["predictions"], strict=True)
             forecasts = tuple(_from_prediction(history, answer, ask) for history, answer in pairs)
@@ -126,9 +127,8 @@ class Server:
     async def plan(
         self, histories: Sequence[History], stocks: Stocks, ask: StockAsk
     ) -> dict[str, Any]:
-        body = await self._post(
-            "/predict/inventory", _stock_payload(histories, stocks, ask), histories
-        )
+        names = [history.item for history in histories]
+        body = await self.post("/predict/inventory", _stock_payload(histories, stocks, ask), names)
         if len(body.get("predictions", ())) != len(histories):
             raise self._odd("plans")
         return body
@@ -142,13 +142,14 @@ class Server:
         except (KeyError, TypeError, ValueError) as error:
             raise self._odd("models") from error
 
-    async def _post(self, path: str, body: object, histories: Sequence[History]) -> dict[str, Any]:
+    async def post(self, path: str, body: object, names: Sequence[str]) -> dict[str, Any]:
+        """The answer to a body. names: of its inputs, by which the user knows them."""
         for attempt in range(1, TRIES + 1):
             response = await self._send("POST", path, json=body)
             if response.status_code not in {429, 503} or attempt == TRIES:
                 break
             await asyncio.sleep(_retry_after_s(response, default=2.0**attempt / 4))
-        _raise_for_problem(response, histories)
+        _raise_for_problem(response, names)
         return _object(response)
 
     def _odd(self, wanted: str) -> ShopcastError:
@@ -254,7 +255,7 @@ def _retry_after_s(response: httpx.Response, *, default: float) -> float:
         return default
 
 
-def _raise_for_problem(response: httpx.Response, histories: Sequence[History]) -> None:
+def _raise_for_problem(response: httpx.Response, names: Sequence[str]) -> None:
     """Raise what the server says is wrong, in its own words."""
     if response.is_success:
         return
@@ -263,7 +264,7 @@ def _raise_for_problem(response: httpx.Response, histories: Sequence[History]) -
     message = f"the server answered {response.status_code}: {detail}"
     if response.status_code not in REFUSED:
         raise ShopcastError(message)
-    issues = tuple(_issue(error, histories) for error in problem.get("errors", ()))
+    issues = tuple(_issue(error, names) for error in problem.get("errors", ()))
     raise InvalidInputError((Issue((), message, "server"), *issues))
 
 
@@ -276,9 +277,9 @@ def _object(response: httpx.Response) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def _issue(error: dict[str, Any], histories: Sequence[History]) -> Issue:
+def _issue(error: dict[str, Any], names: Sequence[str]) -> Issue:
     loc = list(error.get("loc", ()))
-    if len(loc) > 1 and loc[0] == "inputs" and isinstance(loc[1], int) and loc[1] < len(histories):
-        loc[1] = histories[loc[1]].item
+    if len(loc) > 1 and loc[0] == "inputs" and isinstance(loc[1], int) and loc[1] < len(names):
+        loc[1] = names[loc[1]]
     where = " → ".join(str(part) for part in loc)
     return Issue(tuple(loc), f"{where}: {error.get('msg', '')}", "server")

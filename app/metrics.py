@@ -26,6 +26,7 @@ SECONDS = (
 )
 ROWS = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 512, 1024)
 REASONS = ("queue_full", "engine_down", "closing", "deadline")
+CONTEXTS = ("profile", "request", "prior")
 RATIO = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -54,6 +55,7 @@ class Metrics:
         self._engine()
         self._cache()
         self._models()
+        self._purchases()
         self._process()
 
     def observe_http(self, route: str, *, method: str, status: int, seconds: float) -> None:
@@ -158,6 +160,21 @@ class Metrics:
         self.model_info = self._gauge("model_info", "1 for each live model version.", *labels)
         self.model_load_seconds = self._gauge(
             "model_load_seconds", "Time to load, verify and warm up.", "name", "version"
+        )
+
+    def _purchases(self) -> None:
+        self.purchase_contexts = self._counter(
+            "purchase_contexts",
+            "Requests for purchases by where their context came from.",
+            "context",
+        )
+        for context in CONTEXTS:
+            self.purchase_contexts.labels(context)
+        self.truncated_customers = self._counter(
+            "truncated_customers", "Customers whose earlier events were cut off."
+        )
+        self.profile_failures = self._counter(
+            "profile_failures", "Calls for shop profiles that the database did not answer."
         )
 
     def _process(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from app.predictor import key_of
+from app.kinds import SERIES
 from models import inventory, paths
 from models.base import Covariate, FloatArray, Series, SeriesResult, SeriesTask
 from models.inventory import Costs, Plan, Position, Rules, Service
@@ -165,4 +165,4 @@ def _mixture(
 def _seed(item: StockItem, population: Sequence[Series]) -> int:
     """A seed that follows from the demand alone, so that one lead time is compared with another."""
     series = population if item.cold else (item.series,)
-    return int.from_bytes(key_of("", SeriesTask(tuple(series), 1, ()))[:SEED_BYTES]) >> 1
+    return int.from_bytes(SERIES.key("", SeriesTask(tuple(series), 1, ()))[:SEED_BYTES]) >> 1

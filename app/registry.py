@@ -5,9 +5,9 @@ Invariant: a live version never changes, and a version's number means the same c
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import Field, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
@@ -15,19 +15,43 @@ from sqlalchemy.orm import Session
 
 from app.db import ModelVersionRow
 from app.errors import ConfigurationError, NotFoundError
-from app.metrics import Metrics
+from app.metrics import Metrics, ModelInfo
 from app.settings import Settings
-from models.base import CheckpointError, SetupError
+from models.base import CheckpointError, Network, SetupError
 
 if TYPE_CHECKING:
-    from models.series import SeriesDescription, SeriesNetwork
+    from models.events import EventsNetwork
+    from models.series import SeriesNetwork
 
 SALES = "sales"
+PURCHASE = "purchase"
 PRODUCTION = "production"
 LONGEST_SHOWN = 64  # characters of a name that messages repeat
 ATTEMPTS = 5  # other processes may take the next number at the same time
 
 _NUMBER = re.compile("[1-9][0-9]{0,8}")  # a version has one spelling: 01 is none
+
+
+class Description(Protocol):
+    """What a network, whatever its kind, says of itself: a dataclass with these and more."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def checkpoint(self) -> str: ...
+    @property
+    def parameters(self) -> int: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+
+
+class Loaded(Network[Any, Any], Protocol):
+    """A network that is verified and warmed up."""
+
+    def describe(self) -> Description:
+        """What a person wants to know of it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,8 +61,8 @@ class LiveVersion:
     name: str
     version: int
     fingerprint: str
-    network: "SeriesNetwork"
-    description: "SeriesDescription"
+    network: Loaded
+    description: Description
     created_at: datetime
     loaded_at: datetime
     load_s: float
@@ -60,20 +84,42 @@ class Registry:
         """
         began_s = time.perf_counter()
         network = _load_series(settings)
-        load_s = time.perf_counter() - began_s
-        row = self._number(SALES, network.fingerprint, source=network.describe().checkpoint)
+        live = self.add(SALES, network, load_s=time.perf_counter() - began_s)
+        if live.description.device != "cpu":
+            self._metrics.watch_gpu_memory(network.gpu_memory_bytes)
+        return live
+
+    def load_purchase(self, settings: Settings) -> LiveVersion | None:
+        """The same for the events checkpoint; None where none is shipped and none is configured.
+
+        Blocking. Raises ConfigurationError as load_sales does.
+        """
+        began_s = time.perf_counter()
+        network = _load_events(settings)
+        if network is None:
+            return None
+        return self.add(PURCHASE, network, load_s=time.perf_counter() - began_s)
+
+    def add(self, name: str, network: Loaded, *, load_s: float) -> LiveVersion:
+        """Number a network and put it into production as the named model.
+
+        Blocking. Raises ConfigurationError if the database cannot be read.
+        """
+        description = network.describe()
+        row = self._number(name, network.fingerprint, source=description.checkpoint)
         live = LiveVersion(
-            name=SALES,
+            name=name,
             version=row.version,
             fingerprint=network.fingerprint,
             network=network,
-            description=network.describe(),
+            description=description,
             created_at=row.created_at,
             loaded_at=datetime.now(UTC),
             load_s=load_s,
         )
-        self._live.setdefault(SALES, {})[live.version] = live
-        self._aliases[SALES, PRODUCTION] = live.version
+        self._live.setdefault(name, {})[live.version] = live
+        self._aliases[name, PRODUCTION] = live.version
+        self._metrics.set_model(_info(live), load_seconds=load_s)
         return live
 
     def live(self, name: str, alias: str = PRODUCTION) -> LiveVersion:
@@ -133,6 +179,17 @@ class Registry:
             return row
 
 
+def _info(live: LiveVersion) -> ModelInfo:
+    return ModelInfo(
+        name=live.name,
+        version=live.version,
+        fingerprint=live.fingerprint,
+        device=live.description.device,
+        dtype=live.description.dtype,
+        parameters=live.description.parameters,
+    )
+
+
 def _load_series(settings: Settings) -> "SeriesNetwork":
     # torch takes seconds to import, and the process that supervises never needs it
     from models.checkpoint import shipped  # noqa: PLC0415
@@ -154,3 +211,23 @@ def _load_series(settings: Settings) -> "SeriesNetwork":
         raise ConfigurationError(str(error)) from error
     except CheckpointError as error:
         raise ConfigurationError(f"the series checkpoint is refused: {error}") from error
+
+
+def _load_events(settings: Settings) -> "EventsNetwork | None":
+    from models.checkpoint import shipped  # noqa: PLC0415
+
+    directory = settings.purchase_checkpoint or shipped("purchase")
+    if settings.purchase_checkpoint is None and not directory.exists():
+        return None
+    from models.events import EventsNetwork  # noqa: PLC0415
+
+    try:
+        return EventsNetwork.load(
+            directory,
+            base=settings.purchase_base,
+            device=settings.device,
+            dtype=settings.dtype,
+            threads=settings.cores,
+        )
+    except CheckpointError as error:
+        raise ConfigurationError(f"the purchase checkpoint is refused: {error}") from error

@@ -12,21 +12,30 @@ from dataclasses import dataclass
 from app.batcher import MicroBatcher
 from app.cache import MemoryCache
 from app.db import is_local, migrate, open_database
-from app.metrics import Metrics, ModelInfo, watch_loop
+from app.kinds import PURCHASE, SERIES
+from app.metrics import Metrics, watch_loop
 from app.predictor import Predictor
-from app.registry import LiveVersion, Registry
+from app.profiles import Profiles
+from app.registry import Registry
 from app.settings import Settings
+from models.base import PurchaseForecast, PurchaseTask, SeriesResult, SeriesTask
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Resources:
-    """What a request may need. stopping: set when the process has been asked to end."""
+    """What a request may need.
+
+    predictor, purchases: the road of series, and that of customers; the engine and the cache are
+    the same. stopping: set when the process has been asked to end.
+    """
 
     settings: Settings
     metrics: Metrics
     registry: Registry
     batcher: MicroBatcher
-    predictor: Predictor
+    predictor: Predictor[SeriesTask, SeriesResult]
+    purchases: Predictor[PurchaseTask, PurchaseForecast]
+    profiles: Profiles
     stopping: asyncio.Event
 
 
@@ -48,10 +57,8 @@ async def open_resources(
         stack.callback(database.dispose)
         registry = Registry(database, metrics)
         live = await asyncio.to_thread(registry.load_sales, settings)
-        metrics.set_model(_info(live), load_seconds=live.load_s)
+        await asyncio.to_thread(registry.load_purchase, settings)
         on_cpu = live.description.device == "cpu"
-        if not on_cpu:
-            metrics.watch_gpu_memory(live.network.gpu_memory_bytes)
         cache = MemoryCache(settings.cache_bytes, settings.cache_ttl_s, metrics=metrics)
         stack.push_async_callback(cache.close)
         batches = settings.concurrent_batches or (settings.cores if on_cpu else 1)
@@ -59,19 +66,16 @@ async def open_resources(
         await batcher.start()
         stack.push_async_callback(batcher.close, settings.grace_s)
         stack.push_async_callback(_cancel, asyncio.create_task(watch_loop(metrics)))
-        predictor = Predictor(registry, batcher, cache, metrics)
-        yield Resources(settings, metrics, registry, batcher, predictor, asyncio.Event())
-
-
-def _info(live: LiveVersion) -> ModelInfo:
-    return ModelInfo(
-        name=live.name,
-        version=live.version,
-        fingerprint=live.fingerprint,
-        device=live.description.device,
-        dtype=live.description.dtype,
-        parameters=live.description.parameters,
-    )
+        yield Resources(
+            settings=settings,
+            metrics=metrics,
+            registry=registry,
+            batcher=batcher,
+            predictor=Predictor(SERIES, registry, batcher, cache, metrics),
+            purchases=Predictor(PURCHASE, registry, batcher, cache, metrics),
+            profiles=Profiles(database, metrics),
+            stopping=asyncio.Event(),
+        )
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -45,6 +45,16 @@ class Settings(BaseSettings):
         description="Directory of the base checkpoint if series_checkpoint is an adapter; "
         "the default is the directory `base` inside it.",
     )
+    purchase_checkpoint: Path | None = Field(
+        default=None,
+        description="Directory of a checkpoint of the events network, or of a LoRA adapter; "
+        "the default is the shipped one.",
+    )
+    purchase_base: Path | None = Field(
+        default=None,
+        description="Directory of the base checkpoint if purchase_checkpoint is an adapter; "
+        "the default is the directory `base` inside it.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where networks run; auto takes a GPU if there is one."
     )
@@ -117,6 +127,13 @@ class Settings(BaseSettings):
     max_group_rows: PositiveInt = Field(
         1024,
         description="Most targets and covariates that inform one another under cross_learning.",
+    )
+
+    max_events: PositiveInt = Field(
+        4096, description="Events kept of a customer; ten times as many are accepted."
+    )
+    max_customers: PositiveInt = Field(
+        50_000, description="Most customers that a shop's profile is made from."
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -84,7 +84,7 @@ class Table:
 
 
 @dataclass(slots=True, eq=False)
-class _Sheet:
+class Sheet:
     """The file as it stands: cells are stripped strings, or what Parquet says they are."""
 
     cells: pd.DataFrame
@@ -96,9 +96,8 @@ class _Sheet:
 
 def read(path: Path, columns: Columns) -> Table:
     """Read a file of sales. Raises InvalidInputError, OSError."""
-    sheet = _parquet(path) if path.suffix.lower() in {".parquet", ".pq"} else _csv(path)
-    _name_columns(sheet)
-    _refuse_header(sheet, columns)
+    asked = (*columns.item, columns.time, columns.target, *columns.covariates)
+    sheet = open_sheet(path, asked)
     dated = _dated_headers(sheet)
     if dated and columns.layout != "long":
         return _from_dated_columns(sheet, columns, dated)
@@ -106,6 +105,14 @@ def read(path: Path, columns: Columns) -> Table:
     if _is_wide(sheet, columns, time):
         return _from_item_columns(sheet, columns, time)
     return _from_long(sheet, columns, time)
+
+
+def open_sheet(path: Path, asked: Iterable[str | None]) -> Sheet:
+    """A file as it stands; a column asked for is there. Raises InvalidInputError, OSError."""
+    sheet = _parquet(path) if path.suffix.lower() in {".parquet", ".pq"} else _csv(path)
+    _name_columns(sheet)
+    _refuse_header(sheet, asked)
+    return sheet
 
 
 def refuse(message: str, *, lines: Iterable[int] = (), place: str = "line") -> InvalidInputError:
@@ -121,7 +128,7 @@ def refuse(message: str, *, lines: Iterable[int] = (), place: str = "line") -> I
 # --- the file
 
 
-def _csv(path: Path) -> _Sheet:
+def _csv(path: Path) -> Sheet:
     text, notes = _decode(path.read_bytes())
     if not text.strip():
         raise refuse("the file is empty")
@@ -133,7 +140,7 @@ def _csv(path: Path) -> _Sheet:
     if delimiter != ",":
         notes.append(f"fields are separated by {DELIMITERS[delimiter]}")
     lines = np.array([line for line, _ in body], dtype=np.int64)
-    return _Sheet(cells, lines, "line", decimal_comma=delimiter == ";", notes=notes)
+    return Sheet(cells, lines, "line", decimal_comma=delimiter == ";", notes=notes)
 
 
 def _decode(raw: bytes) -> tuple[str, list[str]]:
@@ -174,7 +181,7 @@ def _refuse_ragged(header: list[str], body: list[tuple[int, list[str]]]) -> None
         raise refuse(message, lines=[line for line, _ in wrong])
 
 
-def _parquet(path: Path) -> _Sheet:
+def _parquet(path: Path) -> Sheet:
     try:
         cells = pq.read_table(path).to_pandas()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
@@ -185,10 +192,10 @@ def _parquet(path: Path) -> _Sheet:
         cells = cells.reset_index()
     categories = cells.select_dtypes("category").columns
     cells = cells.astype(dict.fromkeys(categories, object))
-    return _Sheet(cells, np.arange(1, len(cells) + 1, dtype=np.int64), "row")
+    return Sheet(cells, np.arange(1, len(cells) + 1, dtype=np.int64), "row")
 
 
-def _name_columns(sheet: _Sheet) -> None:
+def _name_columns(sheet: Sheet) -> None:
     names = [str(name).strip() for name in sheet.cells.columns]
     named = [bool(name) for name in names]
     if not all(named):
@@ -197,23 +204,22 @@ def _name_columns(sheet: _Sheet) -> None:
     sheet.cells = sheet.cells.loc[:, named]
 
 
-def _refuse_header(sheet: _Sheet, columns: Columns) -> None:
+def _refuse_header(sheet: Sheet, asked: Iterable[str | None]) -> None:
     names = list(sheet.cells.columns)
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise refuse(f"columns of the same name: {_quoted(repeated)}; rename them")
+        raise refuse(f"columns of the same name: {quoted(repeated)}; rename them")
     if sheet.cells.empty:
         raise refuse("the file has a header and no rows")
-    asked = (*columns.item, columns.time, columns.target, *columns.covariates)
     unknown = [name for name in asked if name is not None and name not in names]
     if unknown:
-        raise refuse(f"no column {_quoted(unknown)}; the file has {_quoted(names)}")
+        raise refuse(f"no column {quoted(unknown)}; the file has {quoted(names)}")
 
 
 # --- layouts
 
 
-def _dated_headers(sheet: _Sheet) -> list[str]:
+def _dated_headers(sheet: Sheet) -> list[str]:
     """Columns whose names are dates, if the file has one row for each item."""
     names = list(sheet.cells.columns)
     found = [name for name in names if _ISO.fullmatch(name) or _fitting_formats([name])]
@@ -223,13 +229,13 @@ def _dated_headers(sheet: _Sheet) -> list[str]:
     return [] if any(_looks_dated(sheet.cells[name]) for name in others) else found
 
 
-def _is_wide(sheet: _Sheet, columns: Columns, time: str) -> bool:
+def _is_wide(sheet: Sheet, columns: Columns, time: str) -> bool:
     """True if each column but the time is an item."""
     if columns.layout is not None:
         return columns.layout == "wide"
     others = [name for name in sheet.cells.columns if name != time]
     spoken_for = columns.item or columns.target or columns.covariates
-    if spoken_for or len(others) < 2 or _known(others, LONG_NAMES):
+    if spoken_for or len(others) < 2 or known_columns(others, LONG_NAMES):
         return False
     unique = not sheet.cells[time].duplicated().any()
     return unique and all(
@@ -237,14 +243,14 @@ def _is_wide(sheet: _Sheet, columns: Columns, time: str) -> bool:
     )
 
 
-def _from_long(sheet: _Sheet, columns: Columns, time: str) -> Table:
+def _from_long(sheet: Sheet, columns: Columns, time: str) -> Table:
     left = [name for name in sheet.cells.columns if name not in {time, *columns.covariates}]
     target = columns.target or _guess_target(sheet, columns, left)
     left = [name for name in left if name != target]
     item = columns.item or _guess_item(sheet, time, left)
-    times = _times(sheet, sheet.cells[time], columns.date_format, name=time)
+    times = times_of(sheet, sheet.cells[time], columns.date_format, name=time)
     rows = pd.DataFrame({"item": _items(sheet, item, target), "time": times})
-    rows["target"] = _numbers(sheet, target, wanted="a number")
+    rows["target"] = numbers_of(sheet, target, wanted="a number")
     rows["line"] = sheet.lines
     extras = [name for name in sheet.cells.columns if name not in {time, target, *item}]
     item_words = f"item = {_joined(item)}" if item else "one item"
@@ -252,27 +258,27 @@ def _from_long(sheet: _Sheet, columns: Columns, time: str) -> Table:
     return _table(sheet, rows, _extras(sheet, extras))
 
 
-def _from_item_columns(sheet: _Sheet, columns: Columns, time: str) -> Table:
+def _from_item_columns(sheet: Sheet, columns: Columns, time: str) -> Table:
     _refuse_covariates(columns)
     names = [name for name in sheet.cells.columns if name != time]
-    times = _times(sheet, sheet.cells[time], columns.date_format, name=time)
+    times = times_of(sheet, sheet.cells[time], columns.date_format, name=time)
     block = pd.DataFrame({"time": times, "line": sheet.lines})
     parts = [
-        block.assign(item=name, target=_numbers(sheet, name, wanted="a number")) for name in names
+        block.assign(item=name, target=numbers_of(sheet, name, wanted="a number")) for name in names
     ]
     sheet.notes.insert(0, f"wide table: time = {time}, each of {len(names)} columns an item")
     return _table(sheet, pd.concat(parts, ignore_index=True))
 
 
-def _from_dated_columns(sheet: _Sheet, columns: Columns, dated: list[str]) -> Table:
+def _from_dated_columns(sheet: Sheet, columns: Columns, dated: list[str]) -> Table:
     _refuse_covariates(columns)
     others = [name for name in sheet.cells.columns if name not in dated]
-    item = columns.item or tuple(_known(others, ID_NAMES)[:1]) or tuple(others[:1])
+    item = columns.item or tuple(known_columns(others, ID_NAMES)[:1]) or tuple(others[:1])
     headers = pd.Series(dated, dtype=object)
-    times = _times(sheet, headers, columns.date_format, name="header", lines=np.ones(len(dated)))
+    times = times_of(sheet, headers, columns.date_format, name="header", lines=np.ones(len(dated)))
     base = pd.DataFrame({"item": _items(sheet, item, "target"), "line": sheet.lines})
     parts = [
-        base.assign(time=stamp, target=_numbers(sheet, name, wanted="a number"))
+        base.assign(time=stamp, target=numbers_of(sheet, name, wanted="a number"))
         for name, stamp in zip(dated, times, strict=True)
     ]
     words = f"item = {_joined(item)}" if item else "one item"
@@ -280,7 +286,7 @@ def _from_dated_columns(sheet: _Sheet, columns: Columns, dated: list[str]) -> Ta
     return _table(sheet, pd.concat(parts, ignore_index=True))
 
 
-def _table(sheet: _Sheet, rows: pd.DataFrame, extras: pd.DataFrame | None = None) -> Table:
+def _table(sheet: Sheet, rows: pd.DataFrame, extras: pd.DataFrame | None = None) -> Table:
     if extras is None:
         extras = pd.DataFrame(index=rows.index)
     return Table(rows[["item", "time", "target", "line"]], extras, sheet.place, tuple(sheet.notes))
@@ -289,36 +295,36 @@ def _table(sheet: _Sheet, rows: pd.DataFrame, extras: pd.DataFrame | None = None
 def _refuse_covariates(columns: Columns) -> None:
     if columns.covariates:
         message = "a wide table has no columns for covariates; use a long one, a row a period"
-        raise refuse(f"{_quoted(columns.covariates)}: {message}")
+        raise refuse(f"{quoted(columns.covariates)}: {message}")
 
 
 # --- guesses
 
 
-def _guess_time(sheet: _Sheet) -> str:
+def _guess_time(sheet: Sheet) -> str:
     names = list(sheet.cells.columns)
-    likely = _known(names, TIME_NAMES)
+    likely = known_columns(names, TIME_NAMES)
     for name in [*likely, *(other for other in names if other not in likely)]:
         if _looks_dated(sheet.cells[name]) and (name in likely or not _is_numeric(sheet, name)):
             return name
-    raise refuse(f"no column holds dates; name it with --time-column, one of {_quoted(names)}")
+    raise refuse(f"no column holds dates; name it with --time-column, one of {quoted(names)}")
 
 
-def _guess_target(sheet: _Sheet, columns: Columns, left: Sequence[str]) -> str:
-    known = _known(left, TARGET_NAMES)
+def _guess_target(sheet: Sheet, columns: Columns, left: Sequence[str]) -> str:
+    known = known_columns(left, TARGET_NAMES)
     if known:
         return known[0]
-    taken = {*columns.item, *_known(left, ID_NAMES)}
+    taken = {*columns.item, *known_columns(left, ID_NAMES)}
     numeric = [name for name in left if name not in taken and _is_numeric(sheet, name)]
     if len(numeric) == 1:
         return numeric[0]
-    which = f"could be {_quoted(numeric)}" if numeric else "no column of numbers is left"
+    which = f"could be {quoted(numeric)}" if numeric else "no column of numbers is left"
     raise refuse(f"which column is to be forecast? {which}; name it with --target-column")
 
 
-def _guess_item(sheet: _Sheet, time: str, left: Sequence[str]) -> tuple[str, ...]:
+def _guess_item(sheet: Sheet, time: str, left: Sequence[str]) -> tuple[str, ...]:
     """The fewest columns by which no item has two rows of one time."""
-    known = _known(left, ID_NAMES)
+    known = known_columns(left, ID_NAMES)
     for count in range(1, len(known) + 1):
         if not sheet.cells.duplicated([*known[:count], time]).any():
             return tuple(known[:count])
@@ -330,10 +336,10 @@ def _guess_item(sheet: _Sheet, time: str, left: Sequence[str]) -> tuple[str, ...
     if len(words) == 1:
         return (words[0],)
     message = "times repeat, so there are several items; say which column tells them apart"
-    raise refuse(f"{message} with --id-column ({_quoted(left)})")
+    raise refuse(f"{message} with --id-column ({quoted(left)})")
 
 
-def _known(names: Iterable[str], known: Sequence[str]) -> list[str]:
+def known_columns(names: Iterable[str], known: Sequence[str]) -> list[str]:
     """Columns with a name that is known, the likeliest first."""
     plain = {re.sub(r"[\s-]+", "_", name.lower()): name for name in names}
     return [plain[name] for name in known if name in plain]
@@ -342,17 +348,17 @@ def _known(names: Iterable[str], known: Sequence[str]) -> list[str]:
 def _looks_dated(column: pd.Series) -> bool:
     if pd.api.types.is_datetime64_any_dtype(column):
         return True
-    texts = [text for text in map(_text, column.head(200)) if text is not None]
+    texts = [text for text in map(text_of, column.head(200)) if text is not None]
     return bool(texts) and (all(map(_ISO.fullmatch, texts)) or bool(_fitting_formats(texts)))
 
 
 def _is_empty(column: pd.Series) -> bool:
-    return bool(column.map(_text).isna().all())
+    return bool(column.map(text_of).isna().all())
 
 
-def _is_numeric(sheet: _Sheet, name: str) -> bool:
+def _is_numeric(sheet: Sheet, name: str) -> bool:
     column = sheet.cells[name]
-    if not _is_text(column):
+    if not is_text(column):
         return pd.api.types.is_numeric_dtype(column)
     numbers, wrong = _parsed(sheet, column)
     return not wrong.any() and bool(np.isfinite(numbers).any())
@@ -361,10 +367,10 @@ def _is_numeric(sheet: _Sheet, name: str) -> bool:
 # --- cells
 
 
-def _items(sheet: _Sheet, item: Sequence[str], fallback: str) -> pd.Series:
+def _items(sheet: Sheet, item: Sequence[str], fallback: str) -> pd.Series:
     if not item:
         return pd.Series([fallback] * len(sheet.cells), dtype=object)
-    parts = [sheet.cells[name].map(_text) for name in item]
+    parts = [sheet.cells[name].map(text_of) for name in item]
     missing = np.logical_or.reduce([part.isna() for part in parts])
     if missing.any():
         message = f"no value in {_joined(item)}, which tells items apart"
@@ -375,24 +381,24 @@ def _items(sheet: _Sheet, item: Sequence[str], fallback: str) -> pd.Series:
     return joined
 
 
-def _numbers(sheet: _Sheet, name: str, *, wanted: str) -> NDArray[np.float64]:
+def numbers_of(sheet: Sheet, name: str, *, wanted: str) -> NDArray[np.float64]:
     """A column as float64, NaN where missing; what is no finite number is refused by line."""
     numbers, wrong = _parsed(sheet, sheet.cells[name])
     if wrong.any():
         first = sheet.cells[name][wrong].iloc[0]
         message = f"column {name!r} holds {str(first)!r}, which is not {wanted}"
         raise refuse(message, lines=sheet.lines[wrong], place=sheet.place)
-    if sheet.decimal_comma and _is_text(sheet.cells[name]):
+    if sheet.decimal_comma and is_text(sheet.cells[name]):
         note = "numbers are written with a decimal comma"
         if note not in sheet.notes and sheet.cells[name].map(_has_comma).any():
             sheet.notes.append(note)
     return numbers
 
 
-def _parsed(sheet: _Sheet, column: pd.Series) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _parsed(sheet: Sheet, column: pd.Series) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The numbers of a column, and where a cell is neither a finite number nor missing."""
-    missing = column.map(_text).isna().to_numpy()
-    if sheet.decimal_comma and _is_text(column):
+    missing = column.map(text_of).isna().to_numpy()
+    if sheet.decimal_comma and is_text(column):
         column = column.map(_with_point)
     values = pd.to_numeric(column.where(~missing, None), errors="coerce")
     numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -410,15 +416,15 @@ def _with_point(cell: object) -> object:
     return cell
 
 
-def _extras(sheet: _Sheet, names: Sequence[str]) -> pd.DataFrame:
+def _extras(sheet: Sheet, names: Sequence[str]) -> pd.DataFrame:
     columns = {name: _extra(sheet, name) for name in names}
     return pd.DataFrame(columns, index=range(len(sheet.cells)))
 
 
-def _extra(sheet: _Sheet, name: str) -> NDArray[np.float64] | pd.Series:
+def _extra(sheet: Sheet, name: str) -> NDArray[np.float64] | pd.Series:
     """Numbers if every cell is one, yes and no as 1 and 0, else categories."""
     column = sheet.cells[name]
-    texts = column.map(_text)
+    texts = column.map(text_of)
     words = texts.map({"true": 1.0, "false": 0.0, "True": 1.0, "False": 0.0})
     if texts.notna().any() and (words.notna() == texts.notna()).all():
         return np.asarray(words, dtype=np.float64)
@@ -426,7 +432,7 @@ def _extra(sheet: _Sheet, name: str) -> NDArray[np.float64] | pd.Series:
     return texts.where(texts.notna(), None) if wrong.any() else numbers
 
 
-def _text(cell: object) -> str | None:
+def text_of(cell: object) -> str | None:
     """What a cell says, None if nothing."""
     if cell is None or (isinstance(cell, float) and np.isnan(cell)) or cell is pd.NaT:
         return None
@@ -434,7 +440,7 @@ def _text(cell: object) -> str | None:
     return None if text.lower() in MISSING else text
 
 
-def _is_text(column: pd.Series) -> bool:
+def is_text(column: pd.Series) -> bool:
     return not (
         pd.api.types.is_numeric_dtype(column) or pd.api.types.is_datetime64_any_dtype(column)
     )
@@ -443,8 +449,8 @@ def _is_text(column: pd.Series) -> bool:
 # --- dates
 
 
-def _times(
-    sheet: _Sheet,
+def times_of(
+    sheet: Sheet,
     column: pd.Series,
     date_format: str | None,
     *,
@@ -456,7 +462,7 @@ def _times(
     if pd.api.types.is_datetime64_any_dtype(column):
         times = column
     else:
-        texts = column.map(_text)
+        texts = column.map(text_of)
         chosen = date_format or _date_format(sheet, texts, name)
         _refuse_offsets(texts, places, sheet.place)
         times = pd.to_datetime(texts, format=chosen, errors="coerce")
@@ -468,7 +474,7 @@ def _times(
     return times.reset_index(drop=True)
 
 
-def _date_format(sheet: _Sheet, texts: pd.Series, name: str) -> str:
+def _date_format(sheet: Sheet, texts: pd.Series, name: str) -> str:
     sample = list(dict.fromkeys(text for text in texts if text is not None))
     if sum(1 for text in sample if _ISO.fullmatch(text)) * 2 >= len(sample):
         return "ISO8601"
@@ -504,7 +510,7 @@ def _refuse_offsets(texts: pd.Series, places: Lines, place: str) -> None:
     raise refuse(message, lines=places[odd], place=place)
 
 
-def _quoted(names: Iterable[str]) -> str:
+def quoted(names: Iterable[str]) -> str:
     listed = [repr(name) for name in names]
     return ", ".join(listed[:12]) + (" …" if len(listed) > 12 else "")
 

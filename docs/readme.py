@@ -1,8 +1,8 @@
-"""Renew what README.md shows of the shipped checkpoint: the answer to its curl, and the pictures.
+"""Renew what README.md shows of the shipped checkpoints: answers to its curls, and the pictures.
 
     python docs/readme.py
 
-Run it after the checkpoint in models/pretrained/series has changed.
+Run it after a checkpoint in models/pretrained has changed.
 """
 
 import json
@@ -18,6 +18,9 @@ README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "images" / "forecast.png"
 STOCK_PICTURE = PICTURE.with_name("inventory.png")
 ITEMS = ("bananas-1082185", "eggs-x-large-981760")
+_CURL = re.compile(
+    r"^curl http://127.0.0.1:8000(\S+) .*? -d '(.*?'\n```)", re.DOTALL | re.MULTILINE
+)
 _ANSWER = re.compile(r"(?<=^```json\n).*?(?=^```)", re.DOTALL | re.MULTILINE)
 
 
@@ -26,11 +29,21 @@ def main() -> None:
     text = README.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as directory:
         _draw(Path(directory))
-        answer = _ask(json.loads(text.partition("-d '")[2].partition("'\n```")[0]), directory)
-    README.write_text(_ANSWER.sub(lambda _: _written(answer), text, count=1), encoding="utf-8")
+        answers = [
+            _written(_ask(*_asked(text[: shown.start()]), directory))
+            for shown in _ANSWER.finditer(text)
+        ]
+    renewed = iter(answers)
+    README.write_text(_ANSWER.sub(lambda _: next(renewed), text), encoding="utf-8")
 
 
-def _ask(payload: dict[str, Any], directory: str) -> dict[str, Any]:
+def _asked(text: str) -> tuple[str, dict[str, Any]]:
+    """Path and body of the last curl of a text, which is what an answer behind it answers."""
+    path, body = _CURL.findall(text)[-1]
+    return path, json.loads(body.partition("'\n```")[0])
+
+
+def _ask(path: str, payload: dict[str, Any], directory: str) -> dict[str, Any]:
     """What the shipped checkpoint answers, as a service would."""
     from fastapi.testclient import TestClient
 
@@ -41,13 +54,13 @@ def _ask(payload: dict[str, Any], directory: str) -> dict[str, Any]:
     settings = Settings(data_dir=Path(directory), device="cpu", series_checkpoint=None)
     migrate(settings.database)
     with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
-        response = client.post("/predict/sales", json=payload)
+        response = client.post(path, json=payload)
     response.raise_for_status()
     return dict(response.json())
 
 
 def _written(answer: dict[str, Any]) -> str:
-    """The answer as JSON for eyes: a line a key of the prediction, one decimal."""
+    """The answer as JSON for eyes: a line a key of the prediction, few digits."""
     (prediction,) = answer.pop("predictions")
     lines = [
         f"    {json.dumps(name)}: {json.dumps(_rounded(prediction[name]))}" for name in prediction
@@ -61,6 +74,10 @@ def _written(answer: dict[str, Any]) -> str:
 
 
 def _rounded(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: float(f"{number:.3g}") for key, number in value.items()}
+    if isinstance(value, float):
+        return float(f"{value:.3g}")
     return [round(number, 1) for number in value] if isinstance(value, list) else value
 
 

@@ -93,6 +93,85 @@ SeriesResult = tuple[SeriesForecast, ...]
 """One forecast for each series of a task, in order."""
 
 
+EVENT_TYPES = ("view", "favorite", "add_to_cart", "remove_from_cart", "purchase", "refund", "other")
+PURCHASE = EVENT_TYPES.index("purchase")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Customer:
+    """What one customer did before a moment (`as_of`), oldest first.
+
+    Purchases of one local day are one. days_ago: (events,) float64, above 0 and falling. types:
+    (events,) int8, indices into EVENT_TYPES. amounts, quantities: (events,) float64, NaN where not
+    known. items, categories: (events,) int64, stable hashes, -1 where there is none.
+    The rest counts what was cut off as well: first_days_ago, first_purchase_days_ago (NaN: never),
+    purchase_days, and spend, the sum of the amounts of spend_days of them. observed_days: since
+    recording began, NaN where that is not known. truncated: earlier events were cut off.
+    """
+
+    days_ago: FloatArray
+    types: NDArray[np.int8]
+    amounts: FloatArray
+    quantities: FloatArray
+    items: NDArray[np.int64]
+    categories: NDArray[np.int64]
+    first_days_ago: float
+    first_purchase_days_ago: float
+    purchase_days: int
+    spend: float
+    spend_days: int
+    observed_days: float
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PurchaseTask:
+    """What is asked of one customer.
+
+    context: (statistics,) float64 of the customer's shop, None where nothing is known of it.
+    year_phase: share of the year gone at as_of, in [0, 1). weekday: of as_of, Monday is 0.
+    horizons_days, churn_window_days: above 0. explain_days: the horizon to explain, None for none.
+    """
+
+    customer: Customer
+    context: FloatArray | None
+    year_phase: float
+    weekday: int
+    horizons_days: tuple[float, ...]
+    churn_window_days: float
+    explain_days: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Explanation:
+    """Signed contributions to the log-odds of a purchase within one horizon.
+
+    base + events.sum() + the sum of traits is the log-odds answered. events: (events,). traits: of
+    recency, frequency, tenure, season and the shop.
+    """
+
+    days: float
+    base: float
+    events: FloatArray
+    traits: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PurchaseForecast:
+    """What a customer will do within each horizon; arrays are (horizons,).
+
+    probability: of at least one purchase. churn: of none within the churn window. purchases:
+    expected purchase days, never below the probability. spend: expected amount, NaN where no amount
+    is known of customer and shop.
+    """
+
+    probability: FloatArray
+    churn: float
+    purchases: FloatArray
+    spend: FloatArray
+    explanation: Explanation | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """The cost of a task: `rows` of `length` periods each; a batch pads to its longest row."""

@@ -6,10 +6,11 @@ with the reason before it answers anybody.
 
 import hashlib
 import json
+import warnings
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from chronos.chronos2.config import Chronos2CoreConfig
@@ -17,9 +18,11 @@ from chronos.chronos2.layers import MHA, MLP, Chronos2LayerNorm, ResidualBlock
 from chronos.chronos2.model import Chronos2Model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch.nn import Embedding
+from torch.nn import Embedding, Module
 
 from models.base import CheckpointError
+
+ModelT = TypeVar("ModelT", bound=Module)
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -74,10 +77,10 @@ def load_series(directory: Path, *, base: Path | None = None) -> SeriesCheckpoin
     if (directory / ADAPTER_CONFIG).exists():
         return _load_adapter(directory, base or directory / BASE_DIRECTORY)
     config, raw = _read_config(directory)
-    files = _weight_files(directory)
+    files = weight_files(directory)
     model = _build(config)
-    _fill(model, _read_tensors(files))
-    digest = _digest([directory / CONFIG, *files])
+    fill(model, read_tensors(files))
+    digest = digest_of([directory / CONFIG, *files])
     said = raw.get("shopcast")
     options = said if isinstance(said, dict) else {}
     return SeriesCheckpoint(directory.name, model.eval(), digest, options)
@@ -151,8 +154,6 @@ def initialise(model: Chronos2Model) -> None:
 
 
 def _load_adapter(directory: Path, base: Path) -> SeriesCheckpoint:
-    from peft import PeftModel  # noqa: PLC0415 - a second of import time that few need
-
     if not (directory / ADAPTER_WEIGHTS).exists():
         raise CheckpointError(f"adapter has no {ADAPTER_WEIGHTS}; only safetensors are loaded")
     if not base.is_dir():
@@ -161,17 +162,29 @@ def _load_adapter(directory: Path, base: Path) -> SeriesCheckpoint:
             f"{BASE_DIRECTORY!r} inside it, or name it by SHOPCAST_SERIES_BASE"
         )
     root = load_series(base)
+    model, digest = merged(root.model, directory, root.digest)
+    return SeriesCheckpoint(directory.name, model.eval(), digest, root.options)
+
+
+def merged(model: ModelT, directory: Path, digest: str) -> tuple[ModelT, str]:
+    """The model with the LoRA adapter of a directory in its weights, and the digest of both.
+
+    Raises CheckpointError if the adapter does not fit.
+    """
+    from peft import PeftModel  # noqa: PLC0415 - a second of import time that few need
+
     try:
-        adapted = PeftModel.from_pretrained(
-            root.model, str(directory), use_safetensors=True, local_files_only=True
-        )
-        model = adapted.merge_and_unload()
+        with warnings.catch_warnings():  # peft reads an attribute by its older name
+            warnings.simplefilter("ignore", FutureWarning)
+            adapted = PeftModel.from_pretrained(
+                model, str(directory), use_safetensors=True, local_files_only=True
+            )
+        whole = adapted.merge_and_unload()
     except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
         raise CheckpointError(f"adapter does not fit its base: {error}") from error
-    _verify_finite(dict(model.named_parameters()))
-    own = _digest([directory / ADAPTER_CONFIG, directory / ADAPTER_WEIGHTS])
-    digest = hashlib.sha256(f"{root.digest}:{own}".encode()).hexdigest()
-    return SeriesCheckpoint(directory.name, model.eval(), digest, root.options)
+    _verify_finite(dict(whole.named_parameters()))
+    own = digest_of([directory / ADAPTER_CONFIG, directory / ADAPTER_WEIGHTS])
+    return whole, hashlib.sha256(f"{digest}:{own}".encode()).hexdigest()
 
 
 def _read_config(directory: Path) -> tuple[Chronos2CoreConfig, dict[str, Any]]:
@@ -223,7 +236,8 @@ def _verify_levels(levels: object) -> None:
         raise CheckpointError("chronos_config.quantiles must ascend within (0, 1) and hold 0.5")
 
 
-def _weight_files(directory: Path) -> list[Path]:
+def weight_files(directory: Path) -> list[Path]:
+    """The files of a checkpoint that hold its weights."""
     if (directory / WEIGHTS).exists():
         return [directory / WEIGHTS]
     if (directory / WEIGHTS_INDEX).exists():
@@ -247,7 +261,8 @@ def _build(config: Chronos2CoreConfig) -> Chronos2Model:
         raise CheckpointError(f"{CONFIG} does not describe a network: {error}") from error
 
 
-def _read_tensors(files: list[Path]) -> dict[str, torch.Tensor]:
+def read_tensors(files: list[Path]) -> dict[str, torch.Tensor]:
+    """All tensors of safetensors files, by name."""
     tensors: dict[str, torch.Tensor] = {}
     for file in files:
         try:
@@ -257,7 +272,8 @@ def _read_tensors(files: list[Path]) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _fill(model: Chronos2Model, tensors: dict[str, torch.Tensor]) -> None:
+def fill(model: Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Put tensors into a model, in float32; CheckpointError for any that lacks or does not fit."""
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in tensors.items()}
     if missing := sorted(wanted.keys() - found.keys()):
@@ -277,7 +293,8 @@ def _verify_finite(tensors: dict[str, torch.Tensor]) -> None:
             raise CheckpointError(f"{name} holds NaN or infinity")
 
 
-def _digest(files: list[Path]) -> str:
+def digest_of(files: list[Path]) -> str:
+    """Hex SHA-256 of files, in their order."""
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:

@@ -17,7 +17,10 @@ from tests.live import running
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = (["serve"], ["predict", "sales"], ["predict", "inventory"], ["backtest"])
+COMMANDS = (
+    *(["serve"], ["predict", "sales"], ["predict", "inventory"], ["predict", "purchase"]),
+    *(["backtest", "sales"], ["backtest", "purchase"]),
+)
 ADDRESS = "http://127.0.0.1:8000"
 
 
@@ -66,6 +69,38 @@ def test_what_to_order_is_answered_by_any_checkpoint(tiny_service: str) -> None:
     response = httpx.post(f"{tiny_service}{path}", json=payload(path), timeout=60)
     assert response.status_code == 200, response.text
     assert response.json()["predictions"][0]["order_quantity"] >= 0
+
+
+def test_curl_of_a_customer_gets_the_answer_that_is_shown(tmp_path: Path) -> None:
+    if not (shipped("purchase") / "model.safetensors").exists():
+        pytest.skip("no checkpoint is shipped yet")
+    path = "/predict/purchase-probability"
+    with running(Settings(data_dir=tmp_path, device="cpu")) as address:
+        answer = httpx.post(f"{address}{path}", json=payload(path), timeout=60).json()
+    shown = json.loads(blocks("json")[1])
+    assert answer.keys() == shown.keys()
+    got, told = answer["predictions"][0], shown["predictions"][0]
+    assert got.keys() == told.keys()
+    message = "the answer in README.md is stale; run python docs/readme.py"
+    for name in ("purchase_probability", "expected_purchases", "expected_spend"):
+        assert got[name] == pytest.approx(told[name], rel=0.02), message
+
+
+def test_curl_of_a_customer_is_answered_by_any_checkpoint(
+    tiny_checkpoint: Path, tiny_events_checkpoint: Path, tmp_path: Path
+) -> None:
+    path = "/predict/purchase-probability"
+    settings = Settings(
+        data_dir=tmp_path,
+        series_checkpoint=tiny_checkpoint,
+        purchase_checkpoint=tiny_events_checkpoint,
+    )
+    with running(settings) as address:
+        response = httpx.post(f"{address}{path}", json=payload(path), timeout=60)
+    assert response.status_code == 200, response.text
+    shown = json.loads(blocks("json")[1])
+    assert list(response.json()) == list(shown)
+    assert list(response.json()["predictions"][0]) == list(shown["predictions"][0])
 
 
 def test_python_snippet_runs(tiny_service: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,10 @@ import re
 import zlib
 from collections.abc import Mapping
 
+import numpy as np
 import orjson
 import zstandard
+from numpy.typing import NDArray
 from starlette.types import Receive
 
 from app.api.exchange import ClientGoneError
@@ -27,6 +29,7 @@ RETRIED_BYTES = 8 * 1024 * 1024  # beyond that an error is told by its position 
 # fifty times as much, and the parser lets nobody else run. 1,024 inputs of 64 targets and 2 x 20
 # covariates have about 110,000 of them.
 MOST_PARTS = 500_000
+MOST_NAMES = 2 * MOST_PARTS  # texts may have colons as well
 _NOT_FINITE = re.compile(r"number is infinity|NaN|Infinity")
 
 
@@ -77,26 +80,36 @@ def decompress(body: bytes, encoding: str, *, limit: int) -> bytes:
     return plain
 
 
-def parse(body: bytes) -> object:
+def parse(body: bytes, *, most_names: int = MOST_NAMES) -> object:
     """The JSON value of a body; a number that is none is a NotFinite. Raises MalformedError."""
     if not body:
         raise MalformedError("the body is empty; send a JSON object")
-    _refuse_crowded(body)
+    _refuse_crowded(body, most_names)
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         return _parse_leniently(body, error)
 
 
-def _refuse_crowded(body: bytes) -> None:
+def _refuse_crowded(body: bytes, most_names: int) -> None:
     """Refuse what would take many times its size once it is parsed."""
     if len(body) <= MOST_PARTS:
         return
-    lists = body.count(b"[") + body.count(b"{")
-    if lists > MOST_PARTS or body.count(b":") > 2 * MOST_PARTS:  # texts may have colons as well
+    codes = np.frombuffer(body, np.uint8)  # counts what is frequent many times as fast as bytes do
+    lists = np.count_nonzero(codes == ord("[")) + np.count_nonzero(codes == ord("{"))
+    if lists > MOST_PARTS or _has_more_names(codes, most_names):
         raise MalformedError(
             f"the body has more than {MOST_PARTS:,} lists, objects or names; send fewer inputs"
         )
+
+
+def _has_more_names(codes: NDArray[np.uint8], most: int) -> bool:
+    """Whether there are more; a colon behind a digit is part of a time, and follows no name."""
+    colons = codes[1:] == ord(":")
+    if np.count_nonzero(colons) <= most:
+        return False
+    before = codes[:-1][colons]
+    return bool(np.count_nonzero((before < ord("0")) | (before > ord("9"))) > most)
 
 
 async def _collect(receive: Receive, limit: int) -> bytes:

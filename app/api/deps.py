@@ -15,6 +15,7 @@ from starlette.types import Receive
 from app.api.bodies import read_body
 from app.api.exchange import ClientGoneError, Exchange, exchange_of
 from app.errors import DeadlineError, InvalidInputError, Issue
+from app.predictor import Prediction
 from app.resources import Resources
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
@@ -55,6 +56,20 @@ async def turn(
 def deadline_of(exchange: Exchange) -> float:
     """When the answer has to be there, in terms of perf_counter. Raises InvalidInputError."""
     return exchange.began_s + _timeout_ms(exchange) / 1000
+
+
+def timing_of(prediction: Prediction[Any], *, validate_s: float, serialize_s: float) -> bytes:
+    """Where the time of a prediction went, as Server-Timing says it."""
+    return (
+        b"validate;dur=%.3f, cache;dur=%.3f, queue;dur=%.3f, compute;dur=%.3f, serialize;dur=%.3f"
+        % (
+            1e3 * validate_s,
+            1e3 * prediction.cache_s,
+            1e3 * prediction.queue_s,
+            1e3 * prediction.compute_s,
+            1e3 * serialize_s,
+        )
+    )
 
 
 class Watch:

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -18,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
+from app.api.purchase_words import ProfileRequest, PurchaseRequest, PurchaseResponse
 from app.api.words import (
     InventoryRequest,
     InventoryResponse,
@@ -30,20 +32,51 @@ ASSETS = "/docs/assets"
 REFERENCE = "#/components/schemas/{model}"
 JSON = "application/json"
 PROBLEM = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A route that predicts. request, response: names of their words."""
+
+    summary: str
+    request: str
+    response: str
+    description: str
+
+
+SALES = ("Forecast sales", "SalesRequest", "SalesResponse")
 PREDICTING = {
-    "/predict/sales": "Quantiles and mean of what comes next, for each history. Each input is "
-    "answered alone, as it would be in any company, unless cross_learning is asked for.",
-    "/invocations": "The same as /predict/sales, for SageMaker-style hosts.",
-    "/predict/inventory": "When the shelf is empty, and what to order, on sample paths of the "
-    "sales forecast. Within a period the order of events is: receipts, demand, review, order.",
+    "/predict/sales": Operation(
+        *SALES,
+        description="Quantiles and mean of what comes next, for each history. Each input is "
+        "answered alone, as it would be in any company, unless cross_learning is asked for.",
+    ),
+    "/invocations": Operation(
+        *SALES, description="The same as /predict/sales, for SageMaker-style hosts."
+    ),
+    "/predict/inventory": Operation(
+        *("Plan inventory", "InventoryRequest", "InventoryResponse"),
+        description="When the shelf is empty, and what to order, on sample paths of the sales "
+        "forecast. Within a period the order of events is: receipts, demand, review, order.",
+    ),
+    "/predict/purchase-probability": Operation(
+        *("Foretell purchases", "PurchaseRequest", "PurchaseResponse"),
+        description="Whether and on how many days each customer will buy within some days, for "
+        "how much, and whether they are gone. The answer depends on the shop's population as much "
+        "as on the customer: store its profile and name it by `shop`, or send 200 customers and "
+        "more at once, who then make the context of one another.",
+    ),
 }
-ASKED = {"/predict/inventory": "Inventory"}  # what its words begin with; Sales else
-WORDS = (SalesRequest, SalesResponse, InventoryRequest, InventoryResponse, ProblemResponse)
+WORDS = (
+    *(SalesRequest, SalesResponse, InventoryRequest, InventoryResponse),
+    *(PurchaseRequest, PurchaseResponse, ProfileRequest),
+    ProblemResponse,
+)
 PROBES = frozenset({"/healthz", "/readyz", "/ping"})
 PROBLEMS = {
     400: "The body is not JSON, not UTF-8, or its compression is broken.",
     403: "The request comes from a page of another site.",
-    404: "There is no such model or version.",
+    404: "There is no such model, version or profile.",
     413: "The body is larger than the limit, before or after decompression.",
     415: "The body is not application/json, or compressed in an unknown way.",
     421: "The Host header names a host that the service does not answer for.",
@@ -140,32 +173,41 @@ def _described(app: FastAPI) -> dict[str, Any]:
     for name in ("HTTPValidationError", "ValidationError"):  # the framework's, never answered
         schemas.pop(name, None)
     for path, operations in schema["paths"].items():
-        for operation in operations.values():
+        for method, operation in operations.items():
             operation["responses"].pop("422", None)
-            operation["responses"].update(_problems(_reading(path)))
+            operation["responses"].update(_problems(_answered(path, method)))
     schema["paths"] = {path: {"post": _predicting(path)} for path in PREDICTING} | schema["paths"]
     return schema
 
 
-def _reading(path: str) -> list[int]:
-    """What a path that only reads may answer beside 200."""
-    named, probes = "{" in path, path in PROBES
-    return [*([404] if named else []), 421, 500, *([503] if probes else [])]
+def _answered(path: str, method: str) -> list[int]:
+    """What a path that does not predict may answer beside 200."""
+    if method == "put":
+        return [status for status in PROBLEMS if status != 404]
+    named, probes, stored = "{" in path, path in PROBES, path.startswith("/shops/")
+    written = [403] if method == "delete" else []
+    return [
+        *([*written, 404] if named else []),
+        421,
+        *([422] if stored else []),
+        500,
+        *([503] if probes or stored else []),
+    ]
 
 
 def _predicting(path: str) -> dict[str, Any]:
-    """The operation of a route that forecasts."""
-    words = ASKED.get(path, "Sales")
+    """The operation of a route that predicts."""
+    operation = PREDICTING[path]
     answer = {
         "description": "One prediction for each input, in order.",
-        "content": _content(JSON, f"{words}Response"),
+        "content": _content(JSON, operation.response),
     }
     return {
         "tags": ["predictions"],
-        "summary": "Forecast sales" if words == "Sales" else f"Plan {words.lower()}",
-        "description": PREDICTING[path],
-        "operationId": path.strip("/").replace("/", "_"),
-        "requestBody": {"required": True, "content": _content(JSON, f"{words}Request")},
+        "summary": operation.summary,
+        "description": operation.description,
+        "operationId": path.strip("/").replace("/", "_").replace("-", "_"),
+        "requestBody": {"required": True, "content": _content(JSON, operation.request)},
         "responses": {"200": answer, **_problems(PROBLEMS)},
     }
 

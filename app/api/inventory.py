@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import orjson
@@ -18,7 +18,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from app.api.bodies import parse
-from app.api.deps import Watch, body_of, deadline_of, turn
+from app.api.deps import Watch, body_of, deadline_of, timing_of, turn
 from app.api.exchange import Exchange, exchange_of
 from app.api.inputs import FIELDS as SALES_FIELDS
 from app.api.inputs import Ask, SalesInput, named, read_inputs
@@ -34,9 +34,12 @@ from app.predictor import Prediction
 from app.registry import SALES
 from app.resources import Resources
 from app.settings import Settings
-from models.base import FloatArray, Series
+from models.base import FloatArray, Series, SeriesResult
 from models.inventory import CostCurve, Service, ServiceType, cover, first_likely
 from models.paths import Dependence, observed
+
+if TYPE_CHECKING:
+    from models.series import SeriesDescription
 
 PATH = "/predict/inventory"
 FIELDS = frozenset({"inputs", "parameters"})
@@ -94,12 +97,11 @@ class PredictInventory:
                 timeout_s=deadline_s - validated_s,
             )
             predicted_s = time.perf_counter()
-            live = resources.registry.live(SALES, str(prediction.version))
+            dependence = _dependence(resources, prediction.version)
             async with turn(self._turn(exchange), deadline_s, before="the stock was reckoned"):
-                answer = await _aside(
-                    question, prediction, live.description.dependence, deadline_s=deadline_s
-                )
-        exchange.timing = _timing(
+                answer = await _aside(question, prediction, dependence, deadline_s=deadline_s)
+        # stock arithmetic counts as serialize: an item's JSON is made as soon as its plan is
+        exchange.timing = timing_of(
             prediction,
             validate_s=validated_s - exchange.began_s,
             serialize_s=time.perf_counter() - predicted_s,
@@ -115,7 +117,7 @@ class PredictInventory:
 
 async def _aside(
     question: InventoryQuestion,
-    prediction: Prediction,
+    prediction: Prediction[SeriesResult],
     dependence: Dependence,
     *,
     deadline_s: float,
@@ -133,18 +135,10 @@ async def _aside(
         gone.set()
 
 
-def _timing(prediction: Prediction, *, validate_s: float, serialize_s: float) -> bytes:
-    """Stock arithmetic counts as serialize: an item's JSON is made as soon as its plan is."""
-    return (
-        b"validate;dur=%.3f, cache;dur=%.3f, queue;dur=%.3f, compute;dur=%.3f, serialize;dur=%.3f"
-        % (
-            1e3 * validate_s,
-            1e3 * prediction.cache_s,
-            1e3 * prediction.queue_s,
-            1e3 * prediction.compute_s,
-            1e3 * serialize_s,
-        )
-    )
+def _dependence(resources: Resources, version: int) -> Dependence:
+    """How errors of a version's forecasts hang together."""
+    live = resources.registry.live(SALES, str(version))
+    return cast("SeriesDescription", live.description).dependence
 
 
 async def plan_body(body: bytes, resources: Resources) -> bytes:
@@ -153,8 +147,8 @@ async def plan_body(body: bytes, resources: Resources) -> bytes:
     prediction = await resources.predictor.predict(
         SALES, question.layout.tasks, alias=question.alias, bulk=True
     )
-    live = resources.registry.live(SALES, str(prediction.version))
-    return await _aside(question, prediction, live.description.dependence, deadline_s=math.inf)
+    dependence = _dependence(resources, prediction.version)
+    return await _aside(question, prediction, dependence, deadline_s=math.inf)
 
 
 def routes() -> list[Route]:
@@ -313,7 +307,7 @@ class _Asked:
 
 def render(
     question: InventoryQuestion,
-    prediction: Prediction,
+    prediction: Prediction[SeriesResult],
     dependence: Dependence,
     *,
     check: Callable[[], None],
@@ -335,7 +329,7 @@ def render(
     return orjson.dumps(answer, option=NUMPY)
 
 
-def _cached(layout: Layout, prediction: Prediction) -> list[bool]:
+def _cached(layout: Layout, prediction: Prediction[SeriesResult]) -> list[bool]:
     """Of each input: whether all of its forecasts were known."""
     return [all(prediction.cached[part.first : part.first + part.count]) for part in layout.parts]
 

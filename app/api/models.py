@@ -9,13 +9,15 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Path
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.deps import resources_of
-from app.registry import LiveVersion, Registry
+from app.api.purchase import LONGEST_DAYS
+from app.registry import PURCHASE, LiveVersion, Registry
 from app.resources import Resources
+from app.settings import Settings
 
 router = APIRouter(tags=["models"])
 
@@ -28,7 +30,9 @@ class DependenceResponse(BaseModel):
 
 
 class NetworkResponse(BaseModel):
-    """The network of a version, as it runs here."""
+    """The network of a version, as it runs here; its own sort has more to say."""
+
+    model_config = ConfigDict(extra="allow")
 
     checkpoint: str = Field(description="Name of the checkpoint's directory.")
     architecture: str
@@ -36,6 +40,11 @@ class NetworkResponse(BaseModel):
     device: str
     dtype: str
     runtime: str = Field(description="What computes it: torch or onnx.")
+
+
+class SeriesNetworkResponse(NetworkResponse):
+    """The network of a model that forecasts series."""
+
     context_length: int = Field(description="Periods of a history that the network looks at.")
     horizon: int = Field(description="Periods answered in one pass; longer horizons are unrolled.")
     quantile_levels: list[float] = Field(description="Levels computed; others are interpolated.")
@@ -53,18 +62,31 @@ class VersionResponse(BaseModel):
     loaded_at: datetime
     load_s: float = Field(description="Seconds to load, verify and warm up.")
     fingerprint: str = Field(description="Equal if answers are equal.")
-    network: NetworkResponse
+    network: SeriesNetworkResponse | NetworkResponse
 
 
 class LimitsResponse(BaseModel):
     """What a request may hold at most."""
 
     inputs: int
+    body_bytes: int
+
+
+class SeriesLimitsResponse(LimitsResponse):
+    """What a request for series may hold at most."""
+
     history: int = Field(description="Periods kept of a history; ten times as many are read.")
     prediction_length: int
     covariates: int
     targets: int
-    body_bytes: int
+
+
+class PurchaseLimitsResponse(LimitsResponse):
+    """What a request for customers may hold at most."""
+
+    events: int = Field(description="Events kept of a customer; ten times as many are read.")
+    horizon_days: int
+    profile_customers: int = Field(description="Customers that a shop's profile is made from.")
 
 
 class ModelResponse(BaseModel):
@@ -73,7 +95,7 @@ class ModelResponse(BaseModel):
     name: str = Field(examples=["sales"])
     aliases: dict[str, int] = Field(examples=[{"production": 3}])
     versions: list[VersionResponse]
-    limits: LimitsResponse
+    limits: SeriesLimitsResponse | PurchaseLimitsResponse
 
 
 class ModelsResponse(BaseModel):
@@ -105,14 +127,23 @@ def _model(resources: Resources, name: str) -> dict[str, Any]:
         "name": name,
         "aliases": registry.aliases(name),
         "versions": [_version(live) for live in versions],
-        "limits": {
-            "inputs": settings.max_inputs,
-            "history": settings.max_history,
-            "prediction_length": settings.max_prediction_length,
-            "covariates": settings.max_covariates,
-            "targets": settings.max_targets,
-            "body_bytes": settings.max_body_bytes,
-        },
+        "limits": _limits(settings, name),
+    }
+
+
+def _limits(settings: Settings, name: str) -> dict[str, int]:
+    every = {"inputs": settings.max_inputs, "body_bytes": settings.max_body_bytes}
+    if name == PURCHASE:
+        return every | {
+            "events": settings.max_events,
+            "horizon_days": LONGEST_DAYS,
+            "profile_customers": settings.max_customers,
+        }
+    return every | {
+        "history": settings.max_history,
+        "prediction_length": settings.max_prediction_length,
+        "covariates": settings.max_covariates,
+        "targets": settings.max_targets,
     }
 
 

@@ -1,4 +1,4 @@
-"""`parameters`: what all subjects that forecast series understand by the same words.
+"""`parameters`: what subjects understand by the same words.
 
 Invariant: what is null counts as not given, and what is not understood is an issue with its place.
 """

@@ -33,21 +33,29 @@ QuestionT = TypeVar("QuestionT", bound=Question)
 class Reader(Generic[QuestionT]):
     """Understands bodies by a function, which raises MalformedError or InvalidInputError."""
 
-    def __init__(self, read: Callable[[bytes, Settings], QuestionT]) -> None:
-        self._understand = read
+    def __init__(
+        self,
+        read: Callable[[bytes, Settings], QuestionT],
+        *,
+        lasts: Callable[[QuestionT], bool] = lambda _: True,
+        in_thread_from_bytes: int = IN_THREAD_FROM_BYTES,
+    ) -> None:
+        """lasts: whether the body of a question means the same whenever it is sent."""
+        self._understand, self._lasts = read, lasts
+        self._in_thread_from_bytes = in_thread_from_bytes
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self._understood: OrderedDict[bytes, QuestionT] = OrderedDict()
 
     async def question(self, body: bytes, exchange: Exchange, deadline_s: float) -> QuestionT:
         """What a body asks, as it was sent."""
         limits, encoding = exchange.resources.settings, encoding_of(exchange.headers)
-        if encoding is None and len(body) <= IN_THREAD_FROM_BYTES:
+        if encoding is None and len(body) <= self._in_thread_from_bytes:
             return self._remembered(body) or self._read(body, limits)
         async with turn(self._large, deadline_s):  # what is compressed may be large
             if encoding is not None:
                 most = limits.max_body_bytes
                 body = await asyncio.to_thread(decompress, body, encoding, limit=most)
-            if len(body) > IN_THREAD_FROM_BYTES:
+            if len(body) > self._in_thread_from_bytes:
                 return await asyncio.to_thread(self._understand, body, limits)
         return self._remembered(body) or self._read(body, limits)
 
@@ -60,7 +68,7 @@ class Reader(Generic[QuestionT]):
     def _read(self, body: bytes, limits: Settings) -> QuestionT:
         question = self._understand(body, limits)
         small = len(body) <= REMEMBERED_BYTES and len(question.inputs) <= REMEMBERED_INPUTS
-        if small and limits.cache_bytes:
+        if small and limits.cache_bytes and self._lasts(question):
             self._understood[body] = question
             if len(self._understood) > REMEMBERED:
                 self._understood.popitem(last=False)

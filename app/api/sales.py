@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from app.api.bodies import parse
-from app.api.deps import Watch, body_of, deadline_of
+from app.api.deps import Watch, body_of, deadline_of, timing_of
 from app.api.exchange import Exchange, exchange_of
 from app.api.inputs import Ask, SalesInput, read_inputs
 from app.api.issues import Issues, Place, shown
@@ -27,7 +27,7 @@ from app.periods import future_start, future_times
 from app.predictor import Prediction
 from app.registry import SALES
 from app.settings import Settings
-from models.base import SeriesForecast, SeriesTask
+from models.base import SeriesForecast, SeriesResult, SeriesTask
 
 MOST_LEVELS = 100
 LEVELS = (0.1, 0.5, 0.9)
@@ -78,7 +78,7 @@ class PredictSales:
         prediction = await _predict(question, exchange, receive, left_s=deadline_s - validated_s)
         predicted_s = time.perf_counter()
         answer = await _render(question, prediction)
-        exchange.timing = _timing(
+        exchange.timing = timing_of(
             prediction,
             validate_s=validated_s - exchange.began_s,
             serialize_s=time.perf_counter() - predicted_s,
@@ -88,7 +88,7 @@ class PredictSales:
 
 async def _predict(
     question: SalesQuestion, exchange: Exchange, receive: Receive, *, left_s: float
-) -> Prediction:
+) -> Prediction[SeriesResult]:
     if left_s <= 0:
         raise DeadlineError("the deadline passed before the input was read")
     with Watch(receive):
@@ -97,24 +97,11 @@ async def _predict(
         )
 
 
-async def _render(question: SalesQuestion, prediction: Prediction) -> bytes:
+async def _render(question: SalesQuestion, prediction: Prediction[SeriesResult]) -> bytes:
     values = len(question.inputs) * question.prediction_length * (len(question.levels) + 1)
     if values > IN_THREAD_FROM_VALUES:
         return await asyncio.to_thread(render, question, prediction)
     return render(question, prediction)
-
-
-def _timing(prediction: Prediction, *, validate_s: float, serialize_s: float) -> bytes:
-    return (
-        b"validate;dur=%.3f, cache;dur=%.3f, queue;dur=%.3f, compute;dur=%.3f, serialize;dur=%.3f"
-        % (
-            1e3 * validate_s,
-            1e3 * prediction.cache_s,
-            1e3 * prediction.queue_s,
-            1e3 * prediction.compute_s,
-            1e3 * serialize_s,
-        )
-    )
 
 
 def routes() -> list[Route]:
@@ -217,7 +204,7 @@ def _check_group(question: SalesQuestion, limits: Settings, issues: Issues) -> N
 # --- from results to words
 
 
-def render(question: SalesQuestion, prediction: Prediction) -> bytes:
+def render(question: SalesQuestion, prediction: Prediction[SeriesResult]) -> bytes:
     """The answer as JSON."""
     forecasts = [forecast for result in prediction.results for forecast in result]
     cached = prediction.cached

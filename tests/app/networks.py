@@ -1,6 +1,7 @@
 """A network that echoes, whose time, failures and memory a test holds in its hands."""
 
 import asyncio
+import math
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,7 +13,16 @@ import numpy as np
 from app.batcher import MicroBatcher
 from app.metrics import Metrics
 from app.settings import Settings
-from models.base import OutOfMemoryError, SeriesForecast, SeriesResult, SeriesTask, Work
+from models.base import (
+    Explanation,
+    OutOfMemoryError,
+    PurchaseForecast,
+    PurchaseTask,
+    SeriesForecast,
+    SeriesResult,
+    SeriesTask,
+    Work,
+)
 
 PATIENCE_S = 30.0  # far beyond what any of these tests takes; only a bug waits so long
 
@@ -150,3 +160,62 @@ class LastValue:
 def _constant(task: SeriesTask, value: float) -> SeriesResult:
     shape = (1, len(task.quantile_levels), task.prediction_length)
     return (SeriesForecast(np.full(shape, value), np.full(shape[::2], value)),)
+
+
+@dataclass(frozen=True, slots=True)
+class RatesDescription:
+    checkpoint: str = "rates"
+    architecture: str = "Poisson"
+    parameters: int = 2
+    device: str = "cpu"
+    dtype: str = "float64"
+
+
+@dataclass(eq=False)
+class Rates:
+    """Foretells that each customer goes on as before: purchases at a constant rate.
+
+    Where a shop is known, its context moves the rate a little; the day of the year does not.
+    """
+
+    fingerprint: str = "ab" * 32
+    batches: list[int] = field(default_factory=list)
+
+    def describe(self) -> RatesDescription:
+        return RatesDescription()
+
+    def lane(self, task: PurchaseTask) -> bool:
+        return task.explain_days is not None
+
+    def work(self, task: PurchaseTask) -> Work:
+        return Work(rows=1, length=len(task.customer.days_ago) + 1)
+
+    def predict(self, tasks: Sequence[PurchaseTask]) -> list[PurchaseForecast]:
+        self.batches.append(len(tasks))
+        return [_going_on(task) for task in tasks]
+
+
+def _going_on(task: PurchaseTask) -> PurchaseForecast:
+    customer = task.customer
+    shop = 0.0 if task.context is None else float(np.tanh(task.context.mean()))
+    rate = 0.01 * (1 + 0.1 * shop)
+    if customer.purchase_days:
+        rate = customer.purchase_days / max(customer.first_days_ago, 1.0)
+    purchases = rate * np.array(task.horizons_days)
+    amount = customer.spend / customer.spend_days if customer.spend_days else math.nan
+    return PurchaseForecast(
+        probability=-np.expm1(-purchases),
+        churn=math.exp(-rate * task.churn_window_days),
+        purchases=purchases,
+        spend=purchases * amount,
+        explanation=None if task.explain_days is None else _why(task, rate),
+    )
+
+
+def _why(task: PurchaseTask, rate: float) -> Explanation:
+    assert task.explain_days is not None
+    probability = -math.expm1(-rate * task.explain_days)
+    total, events = math.log(probability / (1 - probability)), len(task.customer.days_ago)
+    moved = np.full(events, 0.5 / max(events, 1))
+    traits = {"recency": 0.25, "frequency": total - 0.25 - moved.sum() + 2.0}
+    return Explanation(task.explain_days, -2.0, moved, traits)

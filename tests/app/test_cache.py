@@ -1,22 +1,12 @@
 """The cache keeps what it was told, within its bounds, and never makes an answer up."""
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.cache import ENTRY_BYTES, Cache, MemoryCache, decode, encode
+from app.cache import ENTRY_BYTES, Cache, MemoryCache
 from app.metrics import Metrics
-from models.base import SeriesForecast, SeriesResult
 from tests.app.networks import value_of
-
-
-def forecast(targets: int = 1, levels: int = 3, steps: int = 4) -> SeriesForecast:
-    random = np.random.default_rng(targets + levels + steps)
-    return SeriesForecast(
-        quantiles=random.normal(size=(targets, levels, steps)) * 1e6,
-        mean=random.normal(size=(targets, steps)) / 3,
-    )
 
 
 def room_for(entries: int) -> int:
@@ -97,38 +87,3 @@ async def test_the_size_is_right_whatever_happens(
     kept = [1 + len(value) + ENTRY_BYTES for value in found if value is not None]
     assert value_of(metrics, "shopcast_cache_bytes") == sum(kept) <= most_bytes
     assert value_of(metrics, "shopcast_cache_entries") == len(kept)
-
-
-@pytest.mark.parametrize(
-    "result",
-    [
-        (),
-        (forecast(),),
-        (forecast(2, 1, 1), forecast(1, 21, 64)),
-        (forecast(1, 0, 5),),
-    ],
-)
-def test_a_result_comes_back_bit_for_bit(result: SeriesResult) -> None:
-    value = encode(result)
-    found = decode(value)
-    assert len(found) == len(result)
-    for one, other in zip(found, result, strict=True):
-        for mine, theirs in ((one.quantiles, other.quantiles), (one.mean, other.mean)):
-            assert mine.dtype == np.float64
-            np.testing.assert_array_equal(mine, theirs)
-    assert encode(found) == value
-
-
-def test_rounding_keeps_quantiles_in_order() -> None:
-    random = np.random.default_rng(1)
-    quantiles = np.sort(1e7 + random.normal(size=(1, 99, 50)), axis=1)
-    found = decode(encode((SeriesForecast(quantiles, quantiles[:, 0]),)))
-    assert (np.diff(found[0].quantiles, axis=1) >= 0).all()
-
-
-@pytest.mark.parametrize("damage", [b"", b"\x00", b"\x09\x01\x00\x00\x00", b"cut", b"longer"])
-def test_a_damaged_value_is_refused(damage: bytes) -> None:
-    value = encode((forecast(),))
-    damaged = {b"cut": value[:-4], b"longer": value + b"\x00"}.get(damage, damage)
-    with pytest.raises(ValueError, match=r"."):
-        decode(damaged)

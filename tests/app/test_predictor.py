@@ -3,14 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from itertools import combinations
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from app.cache import Cache, MemoryCache
 from app.errors import (
@@ -20,9 +17,10 @@ from app.errors import (
     PredictionError,
     UnavailableError,
 )
+from app.kinds import SERIES
 from app.metrics import Metrics
-from app.predictor import Prediction, Predictor, key_of
-from models.base import Covariate, Network, Series, SeriesResult, SeriesTask
+from app.predictor import Prediction, Predictor
+from models.base import Network, Series, SeriesResult, SeriesTask
 from models.series import SeriesNetwork
 from tests.app.networks import LastValue, running, value_of
 
@@ -52,12 +50,12 @@ class Shelf:
 
 @dataclass
 class Road:
-    predictor: Predictor
+    predictor: Predictor[SeriesTask, SeriesResult]
     shelf: Shelf
     metrics: Metrics
     cache: Cache
 
-    async def predict(self, *values: int, **options: Any) -> Prediction:
+    async def predict(self, *values: int, **options: Any) -> Prediction[SeriesResult]:
         return await self.predictor.predict("sales", [task(value) for value in values], **options)
 
     def count(self, name: str) -> float:
@@ -71,7 +69,7 @@ async def road(
     metrics, shelf = Metrics(), Shelf({"production": Version(network)})
     async with running(metrics, **settings) as batcher:
         cache = MemoryCache(cache_bytes, 60, metrics=metrics)
-        yield Road(Predictor(shelf, batcher, cache, metrics), shelf, metrics, cache)
+        yield Road(Predictor(SERIES, shelf, batcher, cache, metrics), shelf, metrics, cache)
 
 
 def task(value: int, *, length: int = 8, horizon: int = 2) -> SeriesTask:
@@ -80,7 +78,7 @@ def task(value: int, *, length: int = 8, horizon: int = 2) -> SeriesTask:
     return SeriesTask((Series(history),), horizon, (0.1, 0.9))
 
 
-def answers(prediction: Prediction) -> list[float]:
+def answers(prediction: Prediction[SeriesResult]) -> list[float]:
     """The value that each result repeats."""
     return [float(result[0].mean[0, 0]) for result in prediction.results]
 
@@ -89,7 +87,7 @@ def thirds(values: Sequence[int]) -> list[float]:
     return [value / 3 for value in values]
 
 
-def same_bits(one: Prediction, other: Prediction) -> bool:
+def same_bits(one: Prediction[SeriesResult], other: Prediction[SeriesResult]) -> bool:
     pairs = zip(one.results, other.results, strict=True)
     return all(
         a.quantiles.tobytes() == b.quantiles.tobytes() and a.mean.tobytes() == b.mean.tobytes()
@@ -292,92 +290,9 @@ async def test_more_than_the_queue_could_hold_is_refused_and_what_is_known_is_an
 
 async def test_a_damaged_value_in_the_cache_is_a_miss() -> None:
     async with road(LastValue()) as way:
-        key = key_of("last", task(1))
+        key = SERIES.key("last", task(1))
         await way.cache.set_many({key: b"garbage"})
         prediction = await way.predict(1)
         assert prediction.cached == [False]
         assert answers(prediction) == thirds([1])
         assert (await way.predict(1)).cached == [True]
-
-
-PAST = np.array([1.0, 2.0])
-BASE = Series(np.array([[1.0, 2.0, 3.0, 4.0]]))
-
-
-def words(*values: object) -> Covariate:
-    return Covariate("w", np.array(values, dtype=object))
-
-
-def with_covariates(*covariates: Covariate) -> SeriesTask:
-    return SeriesTask((replace(BASE, covariates=covariates),), 2, (0.5,))
-
-
-DIFFERENT = [
-    SeriesTask((BASE,), 2, (0.5,)),
-    SeriesTask((BASE,), 3, (0.5,)),
-    SeriesTask((BASE,), 2, (0.5, 0.9)),
-    SeriesTask((BASE,), 2, (0.9, 0.5)),
-    SeriesTask((BASE, BASE), 2, (0.5,)),
-    SeriesTask((replace(BASE, target=BASE.target.reshape(2, 2)),), 2, (0.5,)),
-    SeriesTask((replace(BASE, target=BASE.target[:, :3]),), 2, (0.5,)),
-    SeriesTask((replace(BASE, target=BASE.target.astype(np.float32)),), 2, (0.5,)),
-    SeriesTask((replace(BASE, target=BASE.target[:, ::-1]),), 2, (0.5,)),
-    SeriesTask((replace(BASE, season_lengths=()),), 2, (0.5,)),
-    SeriesTask((replace(BASE, season_lengths=(7,)),), 2, (0.5,)),
-    SeriesTask((replace(BASE, season_lengths=(7, 30)),), 2, (0.5,)),
-    SeriesTask((replace(BASE, non_negative=True),), 2, (0.5,)),
-    SeriesTask((replace(BASE, censored=np.array([True, False, False, False])),), 2, (0.5,)),
-    SeriesTask((replace(BASE, censored=np.array([False, True, False, False])),), 2, (0.5,)),
-    SeriesTask((replace(BASE, censored=np.array([False] * 4)),), 2, (0.5,)),
-    SeriesTask(
-        (replace(BASE, target=BASE.target[:, :2]), replace(BASE, target=BASE.target[:, 2:])),
-        2,
-        (0.5,),
-    ),
-    with_covariates(Covariate("a", PAST)),
-    with_covariates(Covariate("a", PAST), Covariate("b", PAST[::-1])),
-    with_covariates(Covariate("a", PAST[::-1]), Covariate("b", PAST)),
-    with_covariates(Covariate("a", PAST, PAST)),
-    with_covariates(Covariate("a", PAST), Covariate("b", PAST)),
-    with_covariates(Covariate("a", np.concatenate((PAST, PAST)))),
-    with_covariates(words("a", "bc")),
-    with_covariates(words("ab", "c")),
-    with_covariates(words("abc", "")),
-    with_covariates(words("", "abc")),
-    with_covariates(words("abc")),
-    with_covariates(words("'abc")),
-    with_covariates(words(None, "a")),
-    with_covariates(words("None", "a")),
-    with_covariates(words("NoneType:None", "a")),
-    with_covariates(words(1, 2)),
-    with_covariates(words(1.0, 2)),
-    with_covariates(words("1", "2")),
-    with_covariates(words(True, 2)),
-]
-
-
-def test_different_tasks_have_different_keys() -> None:
-    keys = [key_of("f", one) for one in DIFFERENT] + [key_of("g", DIFFERENT[0])]
-    for (i, one), (j, other) in combinations(enumerate(keys), 2):
-        assert one != other, f"tasks {i} and {j} have the same key"
-
-
-def test_equal_tasks_have_equal_keys_whatever_their_memory_looks_like() -> None:
-    wide = np.asfortranarray(np.arange(12.0).reshape(3, 4))
-    one = SeriesTask((Series(wide),), 2, (0.5,))
-    other = SeriesTask((Series(np.ascontiguousarray(wide)),), 2, (0.5,))
-    assert key_of("f", one) == key_of("f", other)
-
-
-def test_the_name_of_a_covariate_moves_no_answer_and_no_key() -> None:
-    one, other = (with_covariates(Covariate(name, PAST)) for name in ("price", "cost"))
-    assert key_of("f", one) == key_of("f", other)
-
-
-CATEGORIES = st.lists(st.one_of(st.none(), st.text(max_size=3)), min_size=1, max_size=4)
-
-
-@given(CATEGORIES, CATEGORIES)
-def test_categories_are_told_apart(one: list[str | None], other: list[str | None]) -> None:
-    keys = [key_of("f", with_covariates(words(*values))) for values in (one, other)]
-    assert (keys[0] == keys[1]) == (one == other)

@@ -76,6 +76,34 @@ def test_another_runtime_is_another_version(settings: Settings) -> None:
     assert numbers == [1, 2, 2]
 
 
+def test_a_network_of_customers_is_a_model_of_its_own(
+    settings: Settings, tiny_events_checkpoint: Path
+) -> None:
+    with_events = settings.model_copy(update={"purchase_checkpoint": tiny_events_checkpoint})
+    engine = open_database(settings.database)
+    registry = Registry(engine, Metrics())
+    registry.load_sales(settings)
+    live = registry.load_purchase(with_events)
+    engine.dispose()
+    assert live is not None
+    assert live is registry.live("purchase")
+    assert (live.name, live.version) == ("purchase", 1)
+    assert live.description.checkpoint == "tiny-events"
+    assert registry.names() == ["sales", "purchase"]
+
+
+def test_a_checkpoint_of_customers_that_cannot_serve_is_refused(
+    settings: Settings, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    engine = open_database(settings.database)
+    registry = Registry(engine, Metrics())
+    for broken in (tmp_path / "nowhere", tiny_checkpoint):
+        wrong = settings.model_copy(update={"purchase_checkpoint": broken})
+        with pytest.raises(ConfigurationError, match="the purchase checkpoint is refused: "):
+            registry.load_purchase(wrong)
+    engine.dispose()
+
+
 def test_a_database_without_tables_says_how_to_get_them(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -8,11 +8,12 @@ import httpx
 import pytest
 
 from app.settings import Settings
+from tests.app.networks import Rates
 from tests.live import running
 
 
 class Ask(Protocol):
-    """Sends inputs and parameters to /predict/sales."""
+    """Sends inputs and parameters to a route that predicts."""
 
     def __call__(self, *inputs: Any, **parameters: Any) -> httpx.Response: ...
 
@@ -43,5 +44,33 @@ def ask(service: httpx.Client) -> Ask:
         if parameters:
             body["parameters"] = parameters
         return service.post("/predict/sales", json=body)
+
+    return post
+
+
+@pytest.fixture(scope="session")
+def shop(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A service that foretells purchases by the rates of customers."""
+    settings = Settings(
+        series_checkpoint=tiny_checkpoint,
+        data_dir=tmp_path_factory.mktemp("shop"),
+        max_events=20,
+        max_inputs=400,
+        max_customers=300,
+    )
+    with (
+        running(settings, {"purchase": Rates()}) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="session")
+def foretell(shop: httpx.Client) -> Ask:
+    def post(*inputs: Any, **parameters: Any) -> httpx.Response:
+        body: dict[str, Any] = {"inputs": list(inputs)}
+        if parameters:
+            body["parameters"] = parameters
+        return shop.post("/predict/purchase-probability", json=body)
 
     return post

@@ -162,3 +162,12 @@ def test_the_largest_request_is_parsed() -> None:
     whole = json.dumps({"inputs": [one] * 1024}).encode()
     assert len(whole) > MOST_PARTS
     assert len(parse(whole)["inputs"]) == 1024  # type: ignore[index]
+
+
+def test_the_colons_of_times_are_no_names() -> None:
+    time = b'"2026-09-01T10:00:00+02:00",'
+    assert len(parse(b"[" + time * 400_000 + b"0]")) == 400_001  # type: ignore[arg-type]
+    crowd = b'{"a":1},' * 90_000
+    assert parse(b"[" + crowd + b"0]", most_names=90_000)
+    with pytest.raises(MalformedError, match="send fewer inputs"):
+        parse(b"[" + crowd + b"0]", most_names=89_999)

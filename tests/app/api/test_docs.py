@@ -8,10 +8,15 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
+from app.api import events, profiles, purchase
 from app.api.inputs import FIELDS as INPUT_FIELDS
+from app.api.purchase_words import ANSWER as FORETOLD
+from app.api.purchase_words import EXAMPLE as CUSTOMERS
+from app.api.purchase_words import PurchaseRequest, PurchaseResponse
 from app.api.sales import FIELDS, PARAMETERS
 from app.api.words import ANSWER, EXAMPLE, SalesRequest
 from tests.app.api.test_inputs import CASES
+from tests.app.api.test_purchase import CASES as PURCHASE_CASES
 
 ADDRESS = re.compile(r"""(?:src|href|url)\s*[=:]\s*["']([^"']+)["']""")
 #: What only the settings of the service, or the rest of the request, make wrong.
@@ -19,6 +24,20 @@ BY_CONTEXT = (
     *("64 used", "4 targets", "3", "at most 96", "at most 6", "passes year", "nearest", "needed"),
     *("ISO 8601", "frequency", "timestamps: true", "twice", "has ", "among", "mixes numbers"),
     '"production"',
+)
+#: The same of customers; and what no schema says of times and of several fields at once.
+OF_CUSTOMERS = (
+    *(
+        "as_of",
+        "ISO 8601",
+        "a zone",
+        "no zone",
+        "is missing; send a time",
+        "below zero",
+        "are read",
+        "twice",
+    ),
+    *("local time", "Europe/Berlin", "must be one of", "without effect", '"production"'),
 )
 
 
@@ -59,6 +78,22 @@ def test_the_schema_describes_request_and_answer(service: httpx.Client) -> None:
     assert "HTTPValidationError" not in words
 
 
+def test_the_schema_describes_customers_and_profiles(service: httpx.Client) -> None:
+    schema = service.get("/openapi.json").json()
+    words = schema["components"]["schemas"]
+    assert set(words["PurchaseRequest"]["properties"]) == purchase.FIELDS
+    assert set(words["PurchaseParameters"]["properties"]) == purchase.PARAMETERS
+    assert set(words["CustomerRequest"]["properties"]) == events.FIELDS
+    assert set(words["EventRequest"]["properties"]) == events.EVENT_FIELDS
+    assert set(words["ProfileParameters"]["properties"]) == profiles.PARAMETERS
+    operation = schema["paths"]["/predict/purchase-probability"]["post"]
+    assert set(operation["responses"]) >= {"200", "400", "404", "413", "415", "422", "503", "504"}
+    profile = schema["paths"]["/shops/{shop}/profile"]
+    assert set(profile) == {"put", "get", "delete"}
+    assert set(profile["put"]["responses"]) >= {"200", "403", "413", "415", "422", "503"}
+    assert set(profile["delete"]["responses"]) == {"204", "403", "404", "421", "422", "500", "503"}
+
+
 @pytest.mark.parametrize(
     ("path", "statuses"),
     [
@@ -68,6 +103,7 @@ def test_the_schema_describes_request_and_answer(service: httpx.Client) -> None:
         ("/healthz", {"200", "421", "500", "503"}),
         ("/readyz", {"200", "421", "500", "503"}),
         ("/ping", {"200", "421", "500", "503"}),
+        ("/shops/{shop}/profile", {"200", "404", "421", "422", "500", "503"}),
     ],
 )
 def test_a_path_says_what_it_may_answer(
@@ -109,3 +145,29 @@ def test_the_words_accept_what_the_service_accepts() -> None:
     SalesRequest.model_validate(EXAMPLE)
     two = {"item_id": 7, "start": "2026-08-01", "target": [[1, None], [2.5, 3]]}
     SalesRequest.model_validate({"inputs": [two], "parameters": None})
+
+
+def test_the_example_of_customers_is_true(shop: httpx.Client) -> None:
+    response = shop.post("/predict/purchase-probability", json=CUSTOMERS)
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    assert list(answer) == list(FORETOLD)
+    assert list(answer["predictions"][0]) == list(FORETOLD["predictions"][0])  # type: ignore[index,arg-type]
+    assert list(answer["meta"]) == list(FORETOLD["meta"])  # type: ignore[arg-type]
+    PurchaseResponse.model_validate(answer)
+
+
+@pytest.mark.parametrize(
+    ("sent", "parameters"),
+    [case[:2] for case in PURCHASE_CASES if not any(part in case[3] for part in OF_CUSTOMERS)],
+)
+def test_the_words_of_customers_refuse_what_the_service_refuses(
+    sent: Any, parameters: dict[str, Any]
+) -> None:
+    with pytest.raises(ValidationError):
+        PurchaseRequest.model_validate({"inputs": [sent], "parameters": parameters})
+
+
+def test_the_words_of_customers_accept_what_the_service_accepts() -> None:
+    PurchaseRequest.model_validate(CUSTOMERS)
+    PurchaseRequest.model_validate({"inputs": [{}], "parameters": None})

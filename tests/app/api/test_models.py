@@ -15,9 +15,17 @@ def test_a_model_shows_its_versions_and_limits(service: httpx.Client) -> None:
     assert model["limits"]["inputs"] == 8
 
 
-def test_the_list_shows_them_all(service: httpx.Client) -> None:
-    listed = service.get("/models").json()
-    assert listed == {"models": [service.get("/models/sales").json()], "next_cursor": None}
+def test_the_list_shows_them_all(shop: httpx.Client) -> None:
+    listed = shop.get("/models").json()
+    models = [shop.get(f"/models/{name}").json() for name in ("sales", "purchase")]
+    assert listed == {"models": models, "next_cursor": None}
+
+
+def test_a_model_of_customers_shows_its_own_limits(shop: httpx.Client) -> None:
+    model = shop.get("/models/purchase").json()
+    assert model["versions"][-1]["network"]["architecture"] == "Poisson"
+    assert model["limits"]["horizon_days"] == 365
+    assert model["limits"]["events"] == 20
 
 
 def test_an_unknown_model_is_not_found(service: httpx.Client) -> None:

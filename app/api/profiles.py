@@ -1,0 +1,153 @@
+"""PUT, GET and DELETE /shops/{shop}/profile: what is known of a shop's population.
+
+Invariant: of the events that are sent, statistics are kept and nothing else.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Path
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api.bodies import parse
+from app.api.deps import body_of, deadline_of, resources_of
+from app.api.events import Ask, Crowd, CustomerInput, read_customers
+from app.api.exchange import exchange_of
+from app.api.issues import Issues, Place
+from app.api.purchase import FIELDS, MOST_NAMES, SHOP, SHOP_WORDS, Parameters
+from app.api.purchase_words import ProfileResponse
+from app.api.questions import Reader
+from app.errors import InvalidInputError, Issue
+from app.profiles import Profile
+from app.settings import Settings
+from models.base import FloatArray
+from models.customers import context_of
+
+PARAMETERS = frozenset({"as_of", "timezone"})
+FEWEST = 50  # customers with events; below, chance says more than the shop
+ENOUGH = 200
+PATH = "/shops/{shop}/profile"
+
+Shop = Annotated[str, Path(description=f"Name of the shop; {SHOP_WORDS}.", examples=["main"])]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Told:
+    """What a body says of a shop."""
+
+    crowd: Crowd
+    customers: int
+    context: FloatArray
+
+    @property
+    def inputs(self) -> tuple[CustomerInput, ...]:
+        return self.crowd.inputs
+
+
+def profiles() -> APIRouter:
+    """The routes of one application."""
+    router = APIRouter(tags=["shops"])
+    reader = Reader(_read, lasts=lambda _: False, in_thread_from_bytes=0)
+
+    @router.put(
+        PATH, name="put_profile", response_model=ProfileResponse, openapi_extra=_described_body()
+    )
+    async def put_profile(request: Request, shop: Shop) -> Response:
+        """Make the profile of a shop from its customers' events, in place of the one it had."""
+        exchange = exchange_of(request.scope)
+        name, deadline_s = _name(shop), deadline_of(exchange)
+        body = await body_of(exchange, request.receive, deadline_s)
+        told = await reader.question(body, exchange, deadline_s)
+        stored = await resources_of(request).profiles.put(_profile(name, told))
+        return _json(_shown(stored) | {"warnings": _warnings(told)})
+
+    @router.get(PATH, name="profile", response_model=ProfileResponse)
+    async def show_profile(request: Request, shop: Shop) -> Response:
+        """What is known of the profile of a shop."""
+        return _json(_shown(await resources_of(request).profiles.get(_name(shop))))
+
+    @router.delete(PATH, name="delete_profile", status_code=204)
+    async def delete_profile(request: Request, shop: Shop) -> Response:
+        """Forget the profile of a shop; a later one goes on with its version."""
+        await resources_of(request).profiles.delete(_name(shop))
+        return Response(status_code=204)
+
+    return router
+
+
+def _described_body() -> dict[str, Any]:
+    """What is read beside the path, as OpenAPI says it."""
+    words = {"$ref": "#/components/schemas/ProfileRequest"}
+    content = {"application/json": {"schema": words}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _name(shop: str) -> str:
+    if not SHOP.fullmatch(shop):
+        raise InvalidInputError((Issue(("path", "shop"), f"shop: {SHOP_WORDS}", "shop"),))
+    return shop
+
+
+def _read(body: bytes, limits: Settings) -> _Told:
+    """What a body says. Raises MalformedError, InvalidInputError."""
+    issues = Issues()
+    fields = issues.fields(parse(body, most_names=MOST_NAMES), Place((), ""), FIELDS)
+    if fields is None:
+        issues.settle()
+        raise AssertionError("settled")
+    parameters = Parameters(fields.get("parameters"), PARAMETERS, limits, issues)
+    clock = parameters.clock()
+    ask = Ask(clock, parameters.as_of(clock), limits.max_customers, record=True)
+    crowd = read_customers(fields.get("inputs"), ask, limits, issues=issues)
+    issues.settle()
+    assert crowd is not None  # noqa: S101 - settled
+    known = [each.customer for each in crowd.inputs if not each.cold_start]
+    if len(known) < FEWEST:
+        msg = (
+            f"has {len(known):,} customers with events; a profile needs at least {FEWEST}: their "
+            "share that buys again would say little of the shop"
+        )
+        issues.add(Place(("inputs",), "inputs"), msg, "too_few_customers")
+        issues.settle()
+    return _Told(crowd, len(known), context_of(known))
+
+
+def _profile(shop: str, told: _Told) -> Profile:
+    return Profile(
+        shop=shop,
+        version=0,  # the database numbers it
+        context=told.context,
+        data_until=told.crowd.as_of,
+        customers=told.customers,
+        events=told.crowd.events,
+        updated_at=datetime.now(UTC),
+    )
+
+
+def _warnings(told: _Told) -> list[dict[str, Any]]:
+    issues = list(told.crowd.warnings)
+    if told.customers < ENOUGH:
+        msg = f"inputs: a profile of {told.customers} customers is rough; {ENOUGH} are better"
+        issues.append(Issue(("inputs",), msg, "few_customers"))
+    return [{"loc": each.loc, "msg": each.msg, "type": each.type} for each in issues]
+
+
+def _shown(profile: Profile) -> dict[str, Any]:
+    return {
+        "shop": profile.shop,
+        "version": profile.version,
+        "data_until": profile.data_until.kept(),
+        "customers": profile.customers,
+        "events": profile.events,
+        "updated_at": profile.updated_at,
+    }
+
+
+def _json(body: dict[str, Any]) -> Response:
+    return Response(
+        orjson.dumps(body, option=orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z),
+        media_type="application/json",
+    )

@@ -1,0 +1,126 @@
+"""Fine-tuning learns a shop from its past alone, and a gate decides."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from models.base import ModelError
+from models.cuts import cut_at
+from models.events import Answer, EventsNetwork
+from models.synth.customers import ShopSettings, simulate
+from models.train_events import FineTuneSettings, Moment, _examples, fine_tune, survival_loss
+from tests.models.test_events import save_tiny
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+QUICK = FineTuneSettings(rank=2, steps=12, looks=2, rows=48, cuts=3, judged=100, learning_rate=0.02)
+
+
+def shop(customers: int = 240, seed: int = 0) -> Moment:
+    settings = ShopSettings(customers=customers, history=240, rate=1 / 20, week=0.3)
+    made = simulate(np.random.default_rng(seed), settings, labelled=1, futures=1)
+    return Moment(made.population, 0.3, 2)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("base") / "tiny")
+
+
+def test_a_network_that_knows_nothing_learns_but_must_beat_bg_nbd(
+    base: Path, tmp_path: Path
+) -> None:
+    told: list[int] = []
+    result = fine_tune(
+        base, shop(), tmp_path / "out", settings=QUICK, told=lambda step, _: told.append(step)
+    )
+    assert told[:12] == list(range(1, 13))
+    assert result.scores["tuned"] < result.scores["zero_shot"] - 0.02
+    assert result.accepted == (result.scores["tuned"] < result.scores["bg_nbd"])
+    assert (tmp_path / "out" / "adapter_config.json").exists() == result.accepted
+    if result.accepted:
+        assert EventsNetwork.load(tmp_path / "out", base).fingerprint
+
+
+def test_an_accepted_adapter_serves(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.train_events._Judge.bg_nbd", lambda _: np.inf)
+    result = fine_tune(base, shop(), tmp_path / "out", settings=QUICK)
+    assert result.accepted
+    tuned = EventsNetwork.load(tmp_path / "out", base, device="cpu")
+    assert tuned.fingerprint != EventsNetwork.load(base, device="cpu").fingerprint
+
+
+def test_whoever_asks_may_stop_it(base: Path, tmp_path: Path) -> None:
+    def stop(step: int, _: float) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(base, shop(), tmp_path / "out", settings=QUICK, told=stop)
+
+
+def test_a_shop_without_a_past_is_refused(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="needs 100 customers"):
+        fine_tune(base, shop(30), tmp_path / "out", settings=QUICK)
+
+
+def test_examples_are_earlier_moments() -> None:
+    moment = shop()
+    examples = _examples(moment, FineTuneSettings(cuts=4))
+    watched = [each.cut.watched for each in examples]
+    assert watched == sorted(watched)
+    assert len(watched) == 4
+    for each in examples:
+        assert each.moment.weekday == (2 - each.cut.watched) % 7
+        finite = each.first[np.isfinite(each.first)]
+        assert (finite < each.cut.watched).all()
+        edges = (1, 3, 7, 10, 14, 21, 30, 45, 60, 90, 120, 150, 180, 225, 270, 365)
+        bins = each.counts.shape[1]
+        assert bins == sum(edge <= each.cut.watched for edge in edges)
+        assert each.counts.sum() == (each.cut.after_days < edges[bins - 1]).sum()
+
+
+def test_the_censored_likelihood_is_that_of_a_piecewise_constant_hazard() -> None:
+    edges = torch.tensor([0.0, 10.0, 30.0])
+    hazard = torch.tensor([[0.2, -1.0]]).expand(3, -1)
+    nothing = torch.zeros(3, 2)
+    first = torch.tensor([4.0, 15.0, torch.inf])
+    loss = survival_loss(Answer(hazard, nothing, nothing[:, 0]), first, watched=20.0, edges=edges)
+    gained = functional.softplus(hazard[0])
+    early = 0.4 * gained[0] - torch.log(gained[0] / 10)
+    late = gained[0] + 0.25 * gained[1] - torch.log(gained[1] / 20)
+    censored = gained[0] + 0.5 * gained[1]
+    torch.testing.assert_close(loss, torch.stack((early, late, censored)))
+
+
+def test_the_likelihood_finds_the_rate() -> None:
+    rng = np.random.default_rng(0)
+    times = torch.from_numpy(rng.exponential(20.0, 4000)).float()
+    first = torch.where(times < 30, times, torch.inf)
+    edges = torch.tensor([0.0, 10.0, 40.0])
+    rates = [1 / 25, 1 / 20, 1 / 16]
+    losses = []
+    for rate in rates:
+        gained = rate * torch.tensor([10.0, 30.0])
+        hazard = torch.log(torch.expm1(gained)).expand(len(first), -1)
+        said = Answer(hazard, hazard, hazard[:, 0])
+        losses.append(float(survival_loss(said, first, watched=30.0, edges=edges).mean()))
+    assert int(np.argmin(losses)) == 1
+
+
+def test_the_held_out_stretch_is_not_learned_from() -> None:
+    moment = shop()
+    cut = cut_at(moment.crowd, 60.0)
+    before = Moment(cut.population, 0.1, 1)
+    for each in _examples(before, QUICK):
+        assert each.cut.watched + float(each.cut.after_days.max(initial=0)) > 0
+        assert (each.cut.after_days < each.cut.watched).all()
+    assert before.crowd.days_ago.min() > 0
