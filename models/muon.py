@@ -64,9 +64,10 @@ def orthogonal(matrices: Tensor, *, steps: int = 5) -> Tensor:
     """(number, rows, columns) matrices with all singular values brought near 1."""
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
+    x: Tensor = matrices.mT if tall else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
-    return x.mT if tall else x
+    answer: Tensor = x.mT if tall else x
+    return answer
