@@ -787,9 +787,14 @@ class _Columns:
     categories: Ints
 
     def where(self, kept: Flags) -> _Columns:
-        parts = (self.days_ago, self.types, self.amounts)
-        rest = (self.quantities, self.items, self.categories)
-        return _Columns(*(part[kept] for part in parts), *(part[kept] for part in rest))
+        return _Columns(
+            self.days_ago[kept],
+            self.types[kept],
+            self.amounts[kept],
+            self.quantities[kept],
+            self.items[kept],
+            self.categories[kept],
+        )
 
 
 def _amounts(rng: Generator, settings: ShopSettings, events: _Events, traits: _Traits) -> Floats:
