@@ -7,7 +7,7 @@ before the cut alone, and the same population gives the same fit.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from scipy.optimize import minimize
@@ -200,7 +200,8 @@ class GammaGamma:
             return -float(_amount_likelihood(p, q, v, count, mean / scale).mean())
 
         best = _least(loss, [np.log(start) for start in ((2.0, 3.0, 1.0), (6.0, 4.0, 0.5))])
-        return cls(*(float(value) for value in np.exp(best)), scale=scale)
+        p, q, v = (float(value) for value in np.exp(best))
+        return cls(p, q, v, scale)
 
     def mean_amount(self, summary: Summary) -> FloatArray:
         """(customers,) expected amount of a purchase, the population's where none is known."""
@@ -223,11 +224,15 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
 _NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2
 
 
-def _fitted(kind: Any, summary: Summary, *, starts: Sequence[Sequence[float]]) -> Any:  # noqa: ANN401 - the class it is given
+ModelT = TypeVar("ModelT", BetaGeo, ParetoNbd)
+
+
+def _fitted(kind: type[ModelT], summary: Summary, *, starts: Sequence[Sequence[float]]) -> ModelT:
     """The parameters, all above 0, that make the histories likeliest; equal ones count as one."""
     if not len(summary.repeats):
         raise ModelError("a fit needs customers")
-    rows = np.stack((summary.repeats, summary.latest, summary.age), axis=1).round(6)
+    repeats = summary.repeats.astype(np.float64)
+    rows = np.stack((repeats, summary.latest, summary.age), axis=1).round(6)
     unique, weight = np.unique(rows, axis=0, return_counts=True)
     nothing = np.full(len(unique), np.nan)
     few = Summary(unique[:, 0].astype(np.int64), unique[:, 1], unique[:, 2], nothing, weight)

@@ -14,7 +14,7 @@ import hashlib
 import json
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 MOST_LOG = 8.0  # of an expected number of purchases in a bin
 
 
-class EventsConfig(PreTrainedConfig):  # type: ignore[misc, no-any-unimported]  # transformers is untyped here
+class EventsConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]  # its dataclass machinery
     """Sizes of an events network. length: events of a customer that are read, the latest."""
 
     model_type = "shopcast-events"
@@ -84,18 +84,12 @@ class EventsConfig(PreTrainedConfig):  # type: ignore[misc, no-any-unimported]  
     shop_tokens: int = 2
     thing_width: int = 64
     length: int = 48
-    bin_edges: list[int] | None = None
+    bin_edges: list[int] = field(default_factory=lambda: list(BIN_EDGES))
     query_size: int = QUERY_SIZE
     event_size: int = EVENT_SIZE
     context_size: int = CONTEXT_SIZE
     item_buckets: int = ITEM_BUCKETS
     category_buckets: int = CATEGORY_BUCKETS
-
-    def __post_init__(self, **kwargs: Any) -> None:  # noqa: ANN401 - the library's
-        """The bins of the simulated shops unless others are named."""
-        if self.bin_edges is None:
-            self.bin_edges = list(BIN_EDGES)
-        super().__post_init__(**kwargs)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,13 +141,16 @@ class Inputs:
         return cls(*(torch.from_numpy(getattr(tokens, name)).to(device) for name in names))
 
 
-class EventsModel(PreTrainedModel):  # type: ignore[misc, no-any-unimported]  # transformers is untyped here
+class EventsModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # its dataclass machinery
     """A ModernBERT encoder over query, shop and events, and three heads on the query's answer."""
 
     config_class = EventsConfig
     base_model_prefix = "events"
+    config: EventsConfig
+    context_mean: Tensor
+    context_spread: Tensor
 
-    def __init__(self, config: EventsConfig) -> None:  # type: ignore[no-any-unimported]
+    def __init__(self, config: EventsConfig) -> None:
         super().__init__(config)
         width = config.hidden_size
         bins = len(config.bin_edges)
@@ -184,7 +181,7 @@ class EventsModel(PreTrainedModel):  # type: ignore[misc, no-any-unimported]  # 
             nn.GELU(),
             nn.Linear(config.query_width, 2 * bins + 1),
         )
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(self, inputs: Inputs) -> Answer:
         shop = self.shop_vectors(inputs)[inputs.shop]
@@ -199,7 +196,8 @@ class EventsModel(PreTrainedModel):  # type: ignore[misc, no-any-unimported]  # 
     def event_vectors(self, inputs: Inputs) -> Tensor:
         """(rows, length, hidden_size)"""
         things = self.item(inputs.items) + self.category(inputs.categories)
-        return self.event(inputs.events) + self.kind(inputs.types) + self.thing(things)
+        vectors: Tensor = self.event(inputs.events) + self.kind(inputs.types) + self.thing(things)
+        return vectors
 
     def answer(self, query: Tensor, shop: Tensor, events: Tensor, present: Tensor) -> Answer:
         """present: (rows, length), booleans, or shares of presence in (0, 1] that attention has."""
@@ -219,7 +217,8 @@ class EventsModel(PreTrainedModel):  # type: ignore[misc, no-any-unimported]  # 
         hidden = encoder.embeddings(inputs_embeds=embedded)
         steps = torch.arange(hidden.shape[1], device=hidden.device)[None]
         rotation = encoder.rotary_emb(hidden, steps, "full_attention")
-        *inner, last = encoder.layers
+        layers: list[Any] = list(encoder.layers)
+        *inner, last = layers
         for layer in inner:
             hidden = layer(hidden, attention_mask=mask, position_embeddings=rotation)
         states = last.attn.Wqkv(last.attn_norm(hidden))
@@ -258,33 +257,34 @@ class EventsModel(PreTrainedModel):  # type: ignore[misc, no-any-unimported]  # 
         """Start from one purchase in some 150 days, whoever it is."""
         edges = np.concatenate(([0], np.array(self.config.bin_edges, dtype=np.float64)))
         widths = torch.from_numpy(np.diff(edges) / 150)
-        last = self.head[-1]
+        last: Any = self.head[-1]
         last.weight.mul_(0.1)
         bins = len(widths)
         last.bias[:bins].copy_(torch.log(torch.expm1(widths)))
         last.bias[bins : 2 * bins].copy_(torch.log(widths / 4))
 
 
-def _encoder_config(config: EventsConfig) -> ModernBertConfig:  # type: ignore[no-any-unimported]
-    return ModernBertConfig(
-        vocab_size=1,
-        pad_token_id=0,
-        bos_token_id=None,
-        eos_token_id=None,
-        cls_token_id=None,
-        sep_token_id=None,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        layer_types=["full_attention"] * config.layers,
-        initializer_range=config.hidden_size**-0.5,
-        max_position_embeddings=512,
-        attn_implementation="sdpa",
-    )
+def _encoder_config(config: EventsConfig) -> ModernBertConfig:
+    sizes: dict[str, Any] = {
+        "vocab_size": 1,
+        "pad_token_id": 0,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "cls_token_id": None,
+        "sep_token_id": None,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "layer_types": ["full_attention"] * config.layers,
+        "initializer_range": config.hidden_size**-0.5,
+        "max_position_embeddings": 512,
+        "attn_implementation": "sdpa",
+    }
+    return ModernBertConfig(**sizes)
 
 
-def new_events_model(config: EventsConfig, *, seed: int) -> EventsModel:  # type: ignore[no-any-unimported]
+def new_events_model(config: EventsConfig, *, seed: int) -> EventsModel:
     """A network with weights drawn anew, reproducible by seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -320,7 +320,7 @@ class EventsCheckpoint:
     """A verified events network, on the CPU, in float32, in evaluation mode."""
 
     name: str
-    model: EventsModel  # type: ignore[no-any-unimported]
+    model: EventsModel
     digest: str
 
 
@@ -336,7 +336,8 @@ class EventsNetwork:
     ) -> None:
         self._device = _device(device)
         self._dtype = _dtype(dtype, self._device)
-        self._model = checkpoint.model.to(self._device).requires_grad_(False)
+        self._model = checkpoint.model.requires_grad_(False)
+        self._model.to(self._device)  # type: ignore[arg-type]  # its wrapper hides self
         self._config = checkpoint.model.config
         self._edges = np.array([0.0, *self._config.bin_edges])
         self._threads, self._running = torch.get_num_threads(), 0
@@ -492,7 +493,13 @@ def load_events(directory: Path, *, base: Path | None = None) -> EventsCheckpoin
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
         raise CheckpointError(f"{CONFIG} does not describe a network: {error}") from error
     fill(model, read_tensors(files))
-    return EventsCheckpoint(directory.name, model.eval(), digest_of([directory / CONFIG, *files]))
+    return EventsCheckpoint(directory.name, _still(model), digest_of([directory / CONFIG, *files]))
+
+
+def _still(model: EventsModel) -> EventsModel:
+    """The model in evaluation mode."""
+    model.train(mode=False)
+    return model
 
 
 def _load_adapter(directory: Path, base: Path) -> EventsCheckpoint:
@@ -505,10 +512,10 @@ def _load_adapter(directory: Path, base: Path) -> EventsCheckpoint:
         )
     root = load_events(base)
     model, digest = merged(root.model, directory, root.digest)
-    return EventsCheckpoint(directory.name, model.eval(), digest)
+    return EventsCheckpoint(directory.name, _still(model), digest)
 
 
-def _read_config(directory: Path) -> EventsConfig:  # type: ignore[no-any-unimported]
+def _read_config(directory: Path) -> EventsConfig:
     try:
         raw = json.loads((directory / CONFIG).read_text())
     except FileNotFoundError:
@@ -525,7 +532,7 @@ def _read_config(directory: Path) -> EventsConfig:  # type: ignore[no-any-unimpo
     return config
 
 
-def _verify_sizes(config: EventsConfig) -> None:  # type: ignore[no-any-unimported]
+def _verify_sizes(config: EventsConfig) -> None:
     ours = EventsConfig()
     read = ("query_size", "event_size", "context_size", "item_buckets", "category_buckets")
     for name in read:

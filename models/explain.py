@@ -28,7 +28,7 @@ REFINED = 4 * STEPS  # where that many do not add up
 TOLERANCE = 0.02  # of the log-odds, spread over the contributions; beyond it the steps are refined
 
 
-def explain(model: EventsModel, inputs: Inputs, days: float, *, events: int) -> Explanation:  # type: ignore[no-any-unimported]
+def explain(model: EventsModel, inputs: Inputs, days: float, *, events: int) -> Explanation:
     """Contributions for the one row of `inputs`, to the log-odds of a purchase within `days`.
 
     events: how many the customer has; of those that the network did not read, the contribution is
@@ -50,7 +50,7 @@ def explain(model: EventsModel, inputs: Inputs, days: float, *, events: int) -> 
 class _Path:
     """The straight line from nothing known, at 0, to what is known, at 1."""
 
-    def __init__(self, model: EventsModel, inputs: Inputs, days: float) -> None:  # type: ignore[no-any-unimported]
+    def __init__(self, model: EventsModel, inputs: Inputs, days: float) -> None:
         self.model, self.days = model, days
         with torch.no_grad():
             self.shop = model.shop_vectors(inputs)[inputs.shop]
@@ -125,7 +125,7 @@ def nothing_known() -> FloatArray:
     season = QUERY_GROUPS["season"]
     query[season] = 0.0
     query[season.stop - 7 : season.stop] = 1 / 7  # any weekday
-    return query
+    return np.asarray(query)
 
 
 def _adding_up(shares: tuple[FloatArray, FloatArray, FloatArray], total: float) -> list[FloatArray]:

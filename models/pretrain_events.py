@@ -180,7 +180,7 @@ def events_loss(
     model: EventsModel,
     batch: EventsBatch,
     rows: Ints,
-    device: torch.device,  # type: ignore[no-any-unimported]
+    device: torch.device,
 ) -> Tensor:
     """Sum over rows of the loss: first purchase, purchases in each bin, mean amount."""
     answer = model(Inputs.of(batch.tokens.take(rows), device))
@@ -222,7 +222,8 @@ def amount_loss(answer: Answer, amount: Tensor) -> Tensor:
 class _Trainer:
     def __init__(self, settings: PretrainEventsSettings, device: torch.device) -> None:
         self.settings, self.device = settings, device
-        self.model = new_events_model(_config(settings), seed=settings.seed).to(device)
+        self.model = new_events_model(_config(settings), seed=settings.seed)
+        self.model.to(device)  # type: ignore[arg-type]  # its wrapper hides self
         self.average = {k: v.detach().clone() for k, v in self.model.named_parameters()}
         self.optimizers = optimizers_of(self.model)
         self.progress = EventsProgress()
@@ -384,7 +385,7 @@ class _Trainer:
             optimizer.load_state_dict(whole)
 
 
-def _config(settings: PretrainEventsSettings) -> EventsConfig:  # type: ignore[no-any-unimported]
+def _config(settings: PretrainEventsSettings) -> EventsConfig:
     return EventsConfig(
         hidden_size=settings.hidden_size,
         layers=settings.layers,
@@ -394,7 +395,7 @@ def _config(settings: PretrainEventsSettings) -> EventsConfig:  # type: ignore[n
     )
 
 
-def optimizers_of(model: EventsModel) -> list[torch.optim.Optimizer]:  # type: ignore[no-any-unimported]
+def optimizers_of(model: EventsModel) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the encoder, AdamW for all else."""
     named = list(model.named_parameters())
     inner = [p for k, p in named if k.startswith("encoder.layers") and p.ndim == 2]
@@ -408,11 +409,11 @@ def optimizers_of(model: EventsModel) -> list[torch.optim.Optimizer]:  # type: i
     return [matrices, others]
 
 
-def _buffers(model: EventsModel) -> dict[str, Tensor]:  # type: ignore[no-any-unimported]
+def _buffers(model: EventsModel) -> dict[str, Tensor]:
     return {"context_mean": model.context_mean, "context_spread": model.context_spread}
 
 
-def export_events(  # type: ignore[no-any-unimported]
+def export_events(
     model: EventsModel,
     weights: dict[str, Tensor],
     settings: PretrainEventsSettings,

@@ -7,7 +7,7 @@ number of them is finite.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from models.customers import (
     Population,
     amount_scale,
     cell_of,
+    customer_of,
+    population_of,
     tables_of,
 )
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Singles = NDArray[np.float32]
+
+ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 ITEM_BUCKETS, CATEGORY_BUCKETS = 8192, 1024  # bucket 0 is for none
 KINDS = len(EVENT_TYPES)
@@ -296,7 +300,7 @@ class _Places:
     column: Ints
     shape: tuple[int, int]
 
-    def laid(self, values: NDArray[np.generic]) -> NDArray[np.generic]:  # type: ignore[type-var]
+    def laid(self, values: NDArray[ScalarT]) -> NDArray[ScalarT]:
         out = np.zeros((*self.shape, *values.shape[1:]), dtype=values.dtype)
         out[self.row, self.column] = values
         return out
@@ -384,20 +388,8 @@ def _bounded(values: FloatArray) -> Singles:
 
 def _sizes() -> tuple[int, dict[str, slice], int]:
     """Sizes of the query's groups and of an event, from a customer of one purchase."""
-    one = Population(
-        np.array([0, 1]),
-        np.ones(1),
-        np.full(1, PURCHASE, dtype=np.int8),
-        *(np.full(1, np.nan) for _ in range(2)),
-        *(np.full(1, -1) for _ in range(2)),
-        first_days_ago=np.ones(1),
-        first_purchase_days_ago=np.ones(1),
-        purchase_days=np.ones(1, dtype=np.int64),
-        spend=np.zeros(1),
-        spend_days=np.zeros(1, dtype=np.int64),
-        observed_days=np.full(1, np.nan),
-        truncated=np.zeros(1, dtype=np.bool_),
-    )
+    bought = np.full(1, PURCHASE, dtype=np.int8)
+    one = population_of([customer_of(np.zeros(1), bought, as_of=1.0)])
     facts, nothing = _Facts(one), np.full(1, np.nan)
     parts = {
         "tenure": facts.tenure(),

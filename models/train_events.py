@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -149,7 +149,7 @@ def _best(
     return best
 
 
-def _plain(base: Path) -> EventsModel:  # type: ignore[no-any-unimported]
+def _plain(base: Path) -> EventsModel:
     return load_events(base).model
 
 
@@ -165,7 +165,7 @@ class _Judge:
         truth = np.stack([cut.bought(float(each)) for each in self.horizons], axis=1)
         self.truth = truth[self.rows]
 
-    def score(self, model: EventsModel) -> float:  # type: ignore[no-any-unimported]
+    def score(self, model: EventsModel) -> float:
         some = chosen(self.cut.population, self.rows, most_events=256)
         tokens = _tokens(self.before, some, self.context, model)
         return self._loss(curves_of(model, tokens).probability(self.horizons))
@@ -182,7 +182,7 @@ class _Judge:
 
 
 @torch.inference_mode()
-def curves_of(model: EventsModel, tokens: Tokens) -> Curves:  # type: ignore[no-any-unimported]
+def curves_of(model: EventsModel, tokens: Tokens) -> Curves:
     """What a model says of tokens, on the device it is on."""
     device = next(model.parameters()).device
     bins = len(_edges(model)) - 1
@@ -195,13 +195,11 @@ def curves_of(model: EventsModel, tokens: Tokens) -> Curves:  # type: ignore[no-
     return Curves(_edges(model), hazard, more, amount[:, 0], tokens.scale)
 
 
-def _edges(model: EventsModel) -> FloatArray:  # type: ignore[no-any-unimported]
+def _edges(model: EventsModel) -> FloatArray:
     return np.array([0.0, *model.config.bin_edges])
 
 
-def _tokens(  # type: ignore[no-any-unimported]
-    moment: Moment, crowd: Population, context: FloatArray, model: EventsModel
-) -> Tokens:
+def _tokens(moment: Moment, crowd: Population, context: FloatArray, model: EventsModel) -> Tokens:
     count = len(crowd)
     return tokens_of(
         crowd,
@@ -230,7 +228,7 @@ class _Tuner:
         )
         with warnings.catch_warnings():  # peft reads an attribute by its older name
             warnings.simplefilter("ignore", FutureWarning)
-            self.model = get_peft_model(_plain(base), lora)
+            self.model: Any = get_peft_model(_plain(base), lora)
         self.examples = _examples(shop, settings)
         self.rng = np.random.default_rng(settings.seed)
         weights = [each for each in self.model.parameters() if each.requires_grad]
@@ -264,7 +262,7 @@ class _Tuner:
         return total
 
     def save(self, out: Path) -> None:
-        self.model.save_pretrained(out, safe_serialization=True)
+        self.model.save_pretrained(str(out), safe_serialization=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -339,9 +337,7 @@ def _example(shop: Moment, cut: Cut) -> _Example:
     return _Example(moment, cut, context, cut.first_days(), counts, cut.mean_amount())
 
 
-def censored_loss(  # type: ignore[no-any-unimported]
-    model: EventsModel, batch: CensoredBatch, rows: Ints
-) -> Tensor:
+def censored_loss(model: EventsModel, batch: CensoredBatch, rows: Ints) -> Tensor:
     """Sum over rows of the right-censored loss, and of counts and amounts where they are known."""
     device = next(model.parameters()).device
     answer = model(Inputs.of(batch.tokens.take(rows), device))

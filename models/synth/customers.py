@@ -592,7 +592,7 @@ def _residual_gap(rng: Generator, settings: ShopSettings, lasted: Floats) -> Flo
     log_odds = stages * np.log(shape * lasted + 1e-12)[:, None] - steps
     odds = np.cumsum(np.exp(log_odds - log_odds.max(axis=1, keepdims=True)), axis=1)
     passed = (odds < rng.random((len(lasted), 1)) * odds[:, -1:]).sum(axis=1)
-    return rng.gamma(shape - passed) / shape
+    return np.asarray(rng.gamma(shape - passed) / shape)
 
 
 def _weibull_mean(shape: float) -> float:
@@ -771,9 +771,30 @@ def _recorded(
     if settings.quantities:
         quantities = np.where(types == PURCHASE, 1.0 + rng.poisson(0.6, len(owner)), np.nan)
     seen, owner = np.unique(owner[kept], return_inverse=True)
-    columns = (-times, types, amounts, quantities, items, categories)
-    columns = tuple(column[kept] for column in columns)
-    return _population(settings, owner, columns, count=len(seen)), seen
+    columns = _Columns(-times, types, amounts, quantities, items, categories)
+    return _population(settings, owner, columns.where(kept), count=len(seen)), seen
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Columns:
+    """(events,) each, as `Population` says."""
+
+    days_ago: Floats
+    types: NDArray[np.int8]
+    amounts: Floats
+    quantities: Floats
+    items: Ints
+    categories: Ints
+
+    def where(self, kept: Flags) -> _Columns:
+        return _Columns(
+            self.days_ago[kept],
+            self.types[kept],
+            self.amounts[kept],
+            self.quantities[kept],
+            self.items[kept],
+            self.categories[kept],
+        )
 
 
 def _amounts(rng: Generator, settings: ShopSettings, events: _Events, traits: _Traits) -> Floats:
@@ -822,30 +843,36 @@ def _things(rng: Generator, settings: ShopSettings, owner: Ints, thread: Ints) -
 
 
 def _population(
-    settings: ShopSettings, owner: Ints, columns: tuple[NDArray[np.generic], ...], *, count: int
+    settings: ShopSettings, owner: Ints, columns: _Columns, *, count: int
 ) -> Population:
     """Count, then cut to the latest events of each customer."""
-    days_ago, types, amounts = columns[:3]
+    days_ago, types, amounts = columns.days_ago, columns.types, columns.amounts
     sizes = np.bincount(owner, minlength=count)
     starts = np.concatenate(([0], np.cumsum(sizes)))
     bought = types == PURCHASE
     buyers = owner[bought]
     first_bought = np.full(count, np.nan)
     first_bought[buyers[::-1]] = days_ago[bought][::-1]  # the last written is the oldest
-    value = amounts[bought].astype(np.float64)
+    value = amounts[bought]
     known = ~np.isnan(value)
     place = np.arange(len(owner)) - starts[owner]
     kept = sizes[owner] - place <= settings.most_events
     first = days_ago[starts[:-1]] if count else np.zeros(0)
     observed = max(settings.history, 1.0) if settings.tells_start else np.nan
     shown = np.minimum(sizes, settings.most_events)
+    told = columns.where(kept)
     return Population(
-        np.concatenate(([0], np.cumsum(shown))),
-        *(column[kept] for column in columns),  # type: ignore[arg-type]  # as Population says
-        first_days_ago=first,  # type: ignore[misc]
+        starts=np.concatenate(([0], np.cumsum(shown))),
+        days_ago=told.days_ago,
+        types=told.types,
+        amounts=told.amounts,
+        quantities=told.quantities,
+        items=told.items,
+        categories=told.categories,
+        first_days_ago=first,
         first_purchase_days_ago=first_bought,
         purchase_days=np.bincount(buyers, minlength=count),
-        spend=np.bincount(buyers, np.where(known, value, 0.0), minlength=count),
+        spend=np.bincount(buyers, np.where(known, value, 0.0), minlength=count).astype(np.float64),
         spend_days=np.bincount(buyers, known, minlength=count).astype(np.int64),
         observed_days=np.maximum(observed, first),
         truncated=sizes > settings.most_events,
@@ -947,7 +974,7 @@ def _binned(rows: Ints, times: Floats, count: int, futures: int) -> tuple[Floats
     purchases = np.bincount(person * bins + place, minlength=count * bins)
     is_first = np.ones(len(rows), dtype=np.bool_)
     is_first[1:] = rows[1:] != rows[:-1]
-    first = np.bincount((person * (bins + 1) + place)[is_first], minlength=count * (bins + 1))
-    first = first.reshape(count, bins + 1) / futures
+    number = np.bincount((person * (bins + 1) + place)[is_first], minlength=count * (bins + 1))
+    first = number.reshape(count, bins + 1) / futures
     first[:, -1] = np.maximum(1 - first[:, :-1].sum(axis=1), 0.0)
-    return first, purchases.reshape(count, bins) / futures
+    return first, np.asarray(purchases.reshape(count, bins) / futures)

@@ -46,7 +46,8 @@ def save_tiny(directory: Path, *, seed: int = 0) -> Path:
     )
     model = new_events_model(config, seed=seed)
     with torch.no_grad():
-        model.head[-1].weight.mul_(20)
+        last: Any = model.head[-1]
+        last.weight.mul_(20)
     model.save_pretrained(directory)
     return directory
 
@@ -249,7 +250,7 @@ def test_an_adapter_is_served_with_its_base(directory: Path, tmp_path: Path) -> 
     lora = LoraConfig(r=2, target_modules=r"head\.[02]", init_lora_weights=False)
     with pytest.warns(FutureWarning):
         adapted = get_peft_model(load_events(directory).model, lora)
-    adapted.save_pretrained(tmp_path / "adapter")
+    adapted.save_pretrained(str(tmp_path / "adapter"))
     network = EventsNetwork.load(tmp_path / "adapter", directory, device="cpu")
     plain = EventsNetwork.load(directory, device="cpu")
     assert network.fingerprint != plain.fingerprint

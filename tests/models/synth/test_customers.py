@@ -30,7 +30,7 @@ def gaps(made: SimulatedShop) -> np.ndarray[Any, np.dtype[np.float64]]:
     crowd = made.population
     bought = crowd.types == PURCHASE
     owner, days = crowd.owner[bought], crowd.days_ago[bought]
-    return (days[:-1] - days[1:])[owner[1:] == owner[:-1]]
+    return np.asarray((days[:-1] - days[1:])[owner[1:] == owner[:-1]])
 
 
 def share_past(made: SimulatedShop, days: int) -> float:
