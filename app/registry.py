@@ -89,15 +89,10 @@ class Registry:
             self._metrics.watch_gpu_memory(network.gpu_memory_bytes)
         return live
 
-    def load_purchase(self, settings: Settings) -> LiveVersion | None:
-        """The same for the events checkpoint; None where none is shipped and none is configured.
-
-        Blocking. Raises ConfigurationError as load_sales does.
-        """
+    def load_purchase(self, settings: Settings) -> LiveVersion:
+        """The same for the events checkpoint."""
         began_s = time.perf_counter()
         network = _load_events(settings)
-        if network is None:
-            return None
         return self.add(PURCHASE, network, load_s=time.perf_counter() - began_s)
 
     def add(self, name: str, network: Loaded, *, load_s: float) -> LiveVersion:
@@ -213,14 +208,11 @@ def _load_series(settings: Settings) -> "SeriesNetwork":
         raise ConfigurationError(f"the series checkpoint is refused: {error}") from error
 
 
-def _load_events(settings: Settings) -> "EventsNetwork | None":
+def _load_events(settings: Settings) -> "EventsNetwork":
     from models.checkpoint import shipped  # noqa: PLC0415
-
-    directory = settings.purchase_checkpoint or shipped("purchase")
-    if settings.purchase_checkpoint is None and not directory.exists():
-        return None
     from models.events import EventsNetwork  # noqa: PLC0415
 
+    directory = settings.purchase_checkpoint or shipped("purchase")
     try:
         return EventsNetwork.load(
             directory,

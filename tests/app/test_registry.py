@@ -85,7 +85,6 @@ def test_a_network_of_customers_is_a_model_of_its_own(
     registry.load_sales(settings)
     live = registry.load_purchase(with_events)
     engine.dispose()
-    assert live is not None
     assert live is registry.live("purchase")
     assert (live.name, live.version) == ("purchase", 1)
     assert live.description.checkpoint == "tiny-events"

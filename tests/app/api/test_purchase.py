@@ -9,8 +9,6 @@ from typing import Any
 import httpx
 import pytest
 
-from app.db import migrate
-from app.main import create_app
 from app.settings import Settings
 from tests.app.api.conftest import Ask
 from tests.app.networks import Rates
@@ -354,24 +352,6 @@ def test_many_events_are_read_and_too_many_of_one_are_refused(roomy: httpx.Clien
     refused = roomy.post(PATH, json=flood)
     assert refused.status_code == 422
     assert "at most 40,960 are read and 4,096 used" in refused.json()["detail"]
-
-
-async def test_without_a_network_there_is_no_such_model(
-    tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    settings = Settings(series_checkpoint=tiny_checkpoint, data_dir=tmp_path)
-    migrate(settings.database)
-    app = create_app(settings)
-    transport = httpx.ASGITransport(app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
-    ):
-        if "purchase" in app.state.resources.registry.names():
-            pytest.skip("a checkpoint is shipped")
-        response = await client.post(PATH, json={"inputs": [REGULAR]})
-    assert response.status_code == 404
-    assert "there is no model 'purchase'" in response.json()["detail"]
 
 
 def test_the_events_network_answers_over_http(
