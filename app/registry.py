@@ -218,7 +218,8 @@ def _load_events(settings: Settings) -> "EventsNetwork":
             directory,
             base=settings.purchase_base,
             device=settings.device,
-            dtype=settings.dtype,
+            # int8 is ONNX Runtime's, which computes the series network alone
+            dtype="auto" if settings.dtype == "int8" else settings.dtype,
             threads=settings.cores,
         )
     except CheckpointError as error:

@@ -61,12 +61,12 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         "auto",
         description="Arithmetic of networks; auto is bfloat16 on a GPU, else float32. "
-        "int8 needs runtime onnx.",
+        "int8 is of the series network alone and needs runtime onnx.",
     )
     runtime: Literal["auto", "torch", "onnx"] = Field(
         "auto",
-        description="What computes networks: PyTorch, or ONNX Runtime, on a CPU alone and in "
-        "float32 or int8; auto is onnx wherever it can, else torch.",
+        description="What computes the series network: PyTorch, or ONNX Runtime, on a CPU alone "
+        "and in float32 or int8; auto is onnx wherever it can, else torch.",
     )
     threads: PositiveInt | None = Field(
         default=None, description="CPU threads of a network; the default is one for each core."

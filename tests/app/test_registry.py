@@ -91,6 +91,15 @@ def test_a_network_of_customers_is_a_model_of_its_own(
     assert registry.names() == ["sales", "purchase"]
 
 
+def test_int8_is_of_series_alone(settings: Settings, tiny_events_checkpoint: Path) -> None:
+    updates = {"dtype": "int8", "runtime": "onnx", "device": "cpu"}
+    int8 = settings.model_copy(update=updates | {"purchase_checkpoint": tiny_events_checkpoint})
+    engine = open_database(int8.database)
+    live = Registry(engine, Metrics()).load_purchase(int8)
+    engine.dispose()
+    assert live.description.dtype == "float32"
+
+
 def test_a_checkpoint_of_customers_that_cannot_serve_is_refused(
     settings: Settings, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
