@@ -4,8 +4,8 @@
     python benchmarks/calibration.py CHECKPOINT --data DIR --write    # and notes them in its config
 
 Three origins a series, a horizon apart, of the sets of accuracy.py. For the levels 0.75, 0.9 and
-0.95, and those below, the factor is sought at which outcomes fall beyond the moved quantile as
-often as the level says; sets of one season count the same, and what few sets say is drawn towards
+0.95, and those below, the factor is sought at which outcomes fall outside as often as the levels
+say; sets of one season count the same, and what few sets say is drawn towards
 1. Whole numbers are spread over their unit, as the randomised PIT does.
 """
 
@@ -29,12 +29,12 @@ from models.series import SeriesNetwork
 Floats = NDArray[np.float64]
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 ORIGINS = 3
-PRIOR_SETS = 0.5  # sets that would have said 1
+PRIOR_SETS = 1.0  # sets that would have said 1
 GRID = np.round(np.arange(LEAST, MOST, 0.01), 2)
 
 
-def reaches(network: SeriesNetwork, collection: Collection) -> tuple[Floats, Floats]:
-    """(outcomes, levels) distance to the median over that of the quantile, below and above."""
+def reaches(network: SeriesNetwork, collection: Collection) -> Floats:
+    """(outcomes, levels) distance to the median over that of each quantile, below and above."""
     rng = np.random.default_rng(0)
     seasons, found = season_lengths(collection.freq), []
     for origin in range(ORIGINS):
@@ -52,8 +52,7 @@ def reaches(network: SeriesNetwork, collection: Collection) -> tuple[Floats, Flo
                 truths.append(truth + grain_of(past) * rng.uniform(-0.5, 0.5, horizon))
             answers = network.predict(tasks) if tasks else []
             found += [_reach(a[0].quantiles[0], t) for a, t in zip(answers, truths, strict=True)]
-    both = np.concatenate(found)
-    return both[:, :3], both[:, 3:]
+    return np.concatenate(found)
 
 
 def _reach(quantiles: Floats, truth: Floats) -> Floats:
@@ -63,10 +62,12 @@ def _reach(quantiles: Floats, truth: Floats) -> Floats:
         return np.asarray(np.where(apart != 0, (truth - quantiles[3]) / apart, np.inf).T)
 
 
-def fit(sets: list[Floats], beyond: tuple[float, ...]) -> float:
-    """The factor at which shares `beyond` of the outcomes lie further out, over sets alike."""
+def fit(sets: list[Floats]) -> float:
+    """The factor at which as many outcomes lie further out as the levels say, over sets alike."""
+    beyond = np.array([0.05, 0.1, 0.25, 0.25, 0.1, 0.05])
     shares = [(one[None] > GRID[:, None, None]).mean(axis=1) for one in sets]  # (factors, levels)
-    miss = ((np.mean(shares, axis=0) - np.array(beyond)) ** 2).sum(axis=1)
+    both = np.mean(shares, axis=0) - beyond
+    miss = ((both[:, :3] + both[:, :2:-1]) ** 2).sum(axis=1)  # the two sides of an interval
     raw = float(GRID[miss.argmin()])
     return round(1 + (raw - 1) * len(sets) / (len(sets) + PRIOR_SETS), 2)
 
@@ -79,21 +80,16 @@ def main() -> None:
     options = parser.parse_args()
     network = SeriesNetwork.load(options.checkpoint, dtype="float32")
     network._calibration = Calibration({})  # noqa: SLF001 - it is what is fitted here
-    below, above = defaultdict(list), defaultdict(list)
+    found = defaultdict(list)
     for collection in competitions() + (shops(options.data) if options.data else []):
-        low, high = reaches(network, part(collection, final=False, limit=None))
         kind = kind_of(season_lengths(collection.freq))
-        below[kind].append(low)
-        above[kind].append(high)
-    found = {
-        kind: [fit(below[kind], (0.05, 0.1, 0.25)), fit(above[kind], (0.25, 0.1, 0.05))]
-        for kind in sorted(below)
-    }
-    print(json.dumps(found))
+        found[kind].append(reaches(network, part(collection, final=False, limit=None)))
+    factors = {kind: fit(sets) for kind, sets in sorted(found.items())}
+    print(json.dumps(factors))
     if options.write:
         path = options.checkpoint / "config.json"
         config = json.loads(path.read_text())
-        config.setdefault("shopcast", {})["calibration"] = found
+        config.setdefault("shopcast", {})["calibration"] = factors
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

@@ -1,12 +1,13 @@
 """A last correction of intervals: how much wider real series scatter than simulated ones.
 
 A network trained on simulations knows how sure to be of those. Where real series of a frequency
-scatter more, its quantiles are moved away from the median by a factor, one below and one above,
-that was fitted on series held apart for development (`benchmarks/calibration.py`) and is stored
-with the checkpoint, under `shopcast.calibration` in its config.json.
+scatter more, its quantiles are moved away from the median by a factor that was fitted on series
+held apart for development (`benchmarks/calibration.py`) and is stored with the checkpoint, under
+`shopcast.calibration` in its config.json.
 
-Trends, too, go on more often in simulations than in shops, so that a checkpoint may ask for
-caution: its quantiles are moved by that share towards a forecast that hardly trusts a trend.
+Trends, too, go on more often in simulations than in some calendars, so that a checkpoint may ask
+for caution there: its quantiles are moved by a share towards a forecast that hardly trusts a trend
+(`shopcast.caution`, chosen on the same series).
 
 Invariant: calibration keeps the median, and quantiles never cross.
 """
@@ -32,9 +33,9 @@ def kind_of(seasons: Seasons) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Factors (below, above) of the distance to the median, by `kind_of`; 1 for other kinds."""
+    """Factors of the distance to the median, by `kind_of`; 1 for other kinds."""
 
-    factors: Mapping[str, tuple[float, float]]
+    factors: Mapping[str, float]
 
     def apply(
         self, quantiles: FloatArray, levels: Sequence[float], seasons: Sequence[Seasons]
@@ -42,32 +43,39 @@ class Calibration:
         """(rows, levels, steps), monotone, of rows with these seasons → the same, calibrated."""
         if not self.factors:
             return quantiles
-        pairs = np.array([self.factors.get(kind_of(each), (1.0, 1.0)) for each in seasons])
-        below = np.asarray(levels) < 0.5
-        factor = np.where(below[None, :], pairs[:, :1], pairs[:, 1:])[:, :, None]
+        factor = np.array([self.factors.get(kind_of(each), 1.0) for each in seasons])
         median = quantiles[:, [list(levels).index(0.5)]]
-        return np.asarray(median + factor * (quantiles - median))
+        return np.asarray(median + factor[:, None, None] * (quantiles - median))
 
 
 def calibration_of(options: Mapping[str, object]) -> Calibration:
     """What a checkpoint says of its calibration. Raises CheckpointError if it makes no sense."""
-    said = options.get("calibration", {})
+    return Calibration(_numbers(options, "calibration", LEAST, MOST))
+
+
+@dataclass(frozen=True, slots=True)
+class Caution:
+    """Shares, by `kind_of`, of the way to a forecast that hardly trusts a trend; 0 for others."""
+
+    shares: Mapping[str, float]
+
+    def of(self, seasons: Sequence[Seasons]) -> FloatArray:
+        """(rows,) the share of each row."""
+        return np.array([self.shares.get(kind_of(each), 0.0) for each in seasons])
+
+
+def caution_of(options: Mapping[str, object]) -> Caution:
+    """What a checkpoint says of its caution. Raises CheckpointError if it makes no sense."""
+    return Caution(_numbers(options, "caution", 0.0, 1.0))
+
+
+def _numbers(
+    options: Mapping[str, object], name: str, least: float, most: float
+) -> dict[str, float]:
+    said = options.get(name, {})
     if not isinstance(said, dict):
-        raise CheckpointError("shopcast.calibration is not an object")
-    factors = {}
-    for kind, pair in said.items():
-        numbers = pair if isinstance(pair, list) and len(pair) == 2 else [None]
-        if not all(isinstance(each, int | float) and LEAST <= each <= MOST for each in numbers):
-            raise CheckpointError(
-                f"shopcast.calibration.{kind} must be two factors from {LEAST} to {MOST}"
-            )
-        factors[str(kind)] = (float(numbers[0]), float(numbers[1]))
-    return Calibration(factors)
-
-
-def caution_of(options: Mapping[str, object]) -> float:
-    """The share, 0 to 1, that a checkpoint asks for. Raises CheckpointError if it is none."""
-    said = options.get("caution", 0.0)
-    if not isinstance(said, int | float) or not 0 <= said <= 1:
-        raise CheckpointError("shopcast.caution must be a share from 0 to 1")
-    return float(said)
+        raise CheckpointError(f"shopcast.{name} is not an object")
+    for kind, number in said.items():
+        if not isinstance(number, int | float) or not least <= number <= most:
+            raise CheckpointError(f"shopcast.{name}.{kind} must lie between {least} and {most}")
+    return {str(kind): float(number) for kind, number in said.items()}
