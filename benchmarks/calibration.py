@@ -3,10 +3,10 @@
     python benchmarks/calibration.py CHECKPOINT --data DIR            # prints them
     python benchmarks/calibration.py CHECKPOINT --data DIR --write    # and notes them in its config
 
-Three origins a series, a horizon apart, of the sets of accuracy.py. For the levels 0.75, 0.9 and
-0.95, and those below, the factor is sought at which outcomes fall outside as often as the levels
-say; sets of one season count the same, and what few sets say is drawn towards
-1. Whole numbers are spread over their unit, as the randomised PIT does.
+Three origins a series, a horizon apart, of the sets of accuracy.py and of the grocer's articles in
+shops.py. For the levels 0.75, 0.9 and 0.95, and those below, the factor is sought at which outcomes
+fall outside as often as the levels say; sets of one season count the same, and what few sets say is
+drawn towards 1. Whole numbers are spread over their unit, as the randomised PIT does.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from accuracy import Collection, competitions, part, shops
+from accuracy import Case, Collection, competitions, part, shops
 from numpy.typing import NDArray
+from shopdata import daily_articles, grocer, weekly_articles
 
 from models.base import Series, SeriesTask
 from models.calibration import LEAST, MOST, Calibration, kind_of
@@ -31,6 +32,24 @@ LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 ORIGINS = 3
 PRIOR_SETS = 1.0  # sets that would have said 1
 GRID = np.round(np.arange(LEAST, MOST, 0.01), 2)
+
+
+def articles() -> list[Collection]:
+    """Days and weeks of the grocer's articles, those of shops.py."""
+    data = grocer()
+    kinds = (
+        ("D", 7, 28, daily_articles(data, 200, tested=3 * 28)),
+        ("W", 1, 4, weekly_articles(data, 400, tested=3 * 4)),
+    )
+    return [
+        Collection(
+            "journey",
+            freq,
+            season,
+            tuple(Case(one.item, one.target[:-horizon], one.target[-horizon:]) for one in records),
+        )
+        for freq, season, horizon, records in kinds
+    ]
 
 
 def reaches(network: SeriesNetwork, collection: Collection) -> Floats:
@@ -81,7 +100,8 @@ def main() -> None:
     network = SeriesNetwork.load(options.checkpoint, dtype="float32")
     network._calibration = Calibration({})  # noqa: SLF001 - it is what is fitted here
     found = defaultdict(list)
-    for collection in competitions() + (shops(options.data) if options.data else []):
+    sets = competitions() + articles() + (shops(options.data) if options.data else [])
+    for collection in sets:
         kind = kind_of(season_lengths(collection.freq))
         found[kind].append(reaches(network, part(collection, final=False, limit=None)))
     factors = {kind: fit(sets) for kind, sets in sorted(found.items())}
