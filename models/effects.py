@@ -27,7 +27,7 @@ LEAST_EACH = 3
 #: Ridges that are tried, in units of a covariate's own variance.
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 #: Logarithm of the prior odds that covariates say nothing.
-DOUBT = 1.0
+DOUBT = 6.0
 #: Share of zeros beyond which a series counts as intermittent and keeps its values.
 INTERMITTENT_SHARE = 0.5
 #: Share of zeros beyond which effects add; zeros of a series that multiplies teach nothing.
