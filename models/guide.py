@@ -48,8 +48,10 @@ def guide(values: Floats, horizon: int, *, trends: bool = True) -> Floats:
     """
     length = next((n for n in LENGTHS if n >= values.shape[1]), LENGTHS[-1])
     filled, seen = _filled(values, length)
-    centre = filled.mean(axis=1, keepdims=True)
-    spread = filled.std(axis=1, keepdims=True)
+    count = np.maximum(seen.sum(axis=1, keepdims=True), 1)  # what fills the lead does not count
+    centre = np.where(seen, filled, 0.0).sum(axis=1, keepdims=True) / count
+    apart = np.where(seen, filled - centre, 0.0)
+    spread = np.sqrt(np.square(apart).sum(axis=1, keepdims=True) / count)
     spread = np.where(spread > 1e-12 * np.abs(centre), spread, 1.0)
     z = ((filled - centre) / spread).astype(np.float32)
     line = _line(z, seen)

@@ -65,9 +65,11 @@ def test_a_row_depends_on_itself_alone() -> None:
         np.testing.assert_allclose(guide(values[row : row + 1], 16)[0], together[row], atol=1e-4)
 
 
-def test_padding_does_not_matter() -> None:
-    values = np.cumsum(noise(6, 50), axis=1)
-    padded = np.pad(values, ((0, 0), (10, 0)), constant_values=np.nan)
+@pytest.mark.parametrize("time", [1, 2, 3, 50, 128])
+@pytest.mark.parametrize("lead", [10, 300])
+def test_padding_does_not_matter(time: int, lead: int) -> None:
+    values = np.cumsum(noise(6, time), axis=1)
+    padded = np.pad(values, ((0, 0), (lead, 0)), constant_values=np.nan)
     np.testing.assert_allclose(guide(padded, 8), guide(values, 8), atol=1e-4)
 
 
