@@ -45,8 +45,8 @@ INDEX_LIMIT = 10.0
 SHRINKAGE = 1.0
 #: Weights of a cycle beside the next one, for seasons that move.
 DISCOUNTS = (1.0, 0.9, 0.8, 0.65)
-#: Latest cycles by which the discounts are judged.
-JUDGED_CYCLES = 40
+#: Latest cycles that a season is estimated from; older ones say little more and cost as much.
+LATEST_CYCLES = 40
 #: Share of zeros beyond which a series counts as intermittent and keeps its values.
 INTERMITTENT_SHARE = 0.5
 #: Candidates for a season that are tested thoroughly.
@@ -234,6 +234,7 @@ def _estimated(values: Floats, rows: Rows, length: int) -> _Layer | None:
     if values.shape[1] < TOLD_CYCLES * length:
         return None
     closed = _closed_phases(values, length)
+    values = values[:, -LATEST_CYCLES * length :]
     steps = np.arange(-values.shape[1], 0)
     opened = _scaled(np.where(closed[:, steps % length], np.nan, values))
     fit = _spans(opened, TOLD_CYCLES * length) & _regular(opened)
@@ -380,26 +381,28 @@ def _windows(values: Floats, length: int) -> Floats:
 def _indices(values: Floats, trend: Floats, length: int) -> tuple[Floats, Floats]:
     """Factors and offsets (rows, length): one of them is neutral, by whether effects multiply.
 
-    Twice, since the trend of a series without its season is the better one.
+    Twice, since the trend of a series without its season is the better one; the first time, for
+    the trend alone, all cycles count the same.
     """
     zeros = (values == 0).sum(axis=1)
     few = zeros <= ADDITIVE_ZEROS * (~np.isnan(values)).sum(axis=1)
     multiplies = ((np.fmin.reduce(values, axis=1) >= 0) & few)[:, None]
-    factor, offset = _effects(values, trend, length, multiplies=multiplies)
+    factor, offset = _effects(values, trend, length, multiplies=multiplies, moves=False)
     steps = np.arange(-values.shape[1], 0) % length
     trend = _trend((values - offset[:, steps]) / factor[:, steps], length)
-    return _effects(values, trend, length, multiplies=multiplies)
+    return _effects(values, trend, length, multiplies=multiplies, moves=True)
 
 
 def _effects(
-    values: Floats, trend: Floats, length: int, *, multiplies: Flags
+    values: Floats, trend: Floats, length: int, *, multiplies: Flags, moves: bool
 ) -> tuple[Floats, Floats]:
-    """Factors and offsets (rows, length) of the phases about a trend."""
+    """Factors and offsets (rows, length) of the phases about a trend, which may move."""
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.where(trend > 0, values / trend, np.nan)
     effect = np.where(multiplies, ratio - 1, values - trend)
     cycles = _clipped(_cycles(effect, length))
-    index = _smoothed(_shrunk(cycles, _recency(cycles)))
+    weights = _recency(cycles) if moves else np.ones((len(cycles), cycles.shape[1], 1))
+    index = _smoothed(_shrunk(cycles, weights))
     factor = np.clip(1 + index, 1 / INDEX_LIMIT, INDEX_LIMIT)
     return np.where(multiplies, factor, 1.0), np.where(multiplies, 0.0, index)
 
@@ -436,9 +439,8 @@ def _recency(cycles: Floats) -> Floats:
     Of several discounts a cycle each foretells every cycle from those before it, as seasonal
     exponential smoothing does; the likelihood of what came says how much each is believed.
     """
-    latest = cycles[:, -JUDGED_CYCLES:]
-    seen = ~np.isnan(latest).transpose(1, 0, 2)  # (cycles, rows, length) from here on
-    values = np.where(seen, latest.transpose(1, 0, 2), 0.0)
+    seen = ~np.isnan(cycles).transpose(1, 0, 2)  # (cycles, rows, length) from here on
+    values = np.where(seen, cycles.transpose(1, 0, 2), 0.0)
     discounts = np.array(DISCOUNTS)[:, None]
     sums, weights = (_discounted(part, discounts) for part in (values, 1.0 * seen))
     foretold = seen & (weights > 0)
