@@ -44,7 +44,7 @@ class FineTuneSettings:
     """rank: of LoRA. steps: at most; how many is chosen on the held-out stretch, by looks. rows:
     customers of a step. cuts: earlier moments. judged: customers at most on the held-out stretch.
     least_customers, least_days: of a shop that can be tuned to. held_out_days: at most, and no more
-    than a third of the shop's history.
+    than a third of the shop's history. margin: log-loss by which it must beat the others.
     """
 
     rank: int = 8
@@ -57,6 +57,7 @@ class FineTuneSettings:
     held_out_days: float = 90.0
     least_customers: int = 100
     least_days: float = 60.0
+    margin: float = 0.0
     seed: int = 0
 
 
@@ -105,7 +106,8 @@ def fine_tune(
     judge = _Judge(held_out, before, days, most=settings.judged)
     steps, tuned = _best(base, before, judge, settings, told)
     scores = {"tuned": tuned, "zero_shot": judge.score(_plain(base)), "bg_nbd": judge.bg_nbd()}
-    accepted = steps > 0 and tuned < min(scores["zero_shot"], scores["bg_nbd"])
+    best = min(scores["zero_shot"], scores["bg_nbd"])
+    accepted = steps > 0 and tuned + settings.margin < best
     if accepted:
         trainer = _Tuner(base, shop, settings)
         trainer.run(steps, told)
