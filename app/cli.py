@@ -12,7 +12,7 @@ from dataclasses import asdict
 from enum import StrEnum
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from app.resources import Resources
     from app.settings import Settings
     from models.backtest import Backtest, Plan, Record
+
+SettingsT = TypeVar("SettingsT")
 
 DEFAULT_SUBJECT = "sales"
 CHUNK = 64  # inputs a request
@@ -667,40 +669,27 @@ def models(server: Server = None, checkpoint: Checkpoint = None, base: Base = No
     show_models(listed, _out())
 
 
-@pretrain.command(
-    "series",
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
+#: The options of a pretraining are the fields of its settings, so the command reads them itself.
+OWN_OPTIONS: dict[str, Any] = {
+    "add_help_option": False,
+    "context_settings": {"allow_extra_args": True, "ignore_unknown_options": True},
+}
+
+
+@pretrain.command("series", **OWN_OPTIONS)
 def pretrain_series(context: typer.Context) -> None:
     """Train the series network from scratch on simulated shops."""
-    from app.options import command_of
-    from models import pretrain as pretraining
-    from models.base import ModelError
+    from models.pretrain import PretrainSettings, pretrain
 
-    command = command_of(pretraining.PretrainSettings, pretraining.pretrain)
-    try:
-        command(context.args, prog_name="shopcast pretrain series", standalone_mode=False)
-    except ModelError as error:
-        raise ShopcastError(str(error)) from error
+    _pretrain("series", PretrainSettings, pretrain, context.args)
 
 
-@pretrain.command(
-    "events",
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
+@pretrain.command("events", **OWN_OPTIONS)
 def pretrain_events(context: typer.Context) -> None:
     """Train the events network from scratch on simulated shops."""
-    from app.options import command_of
-    from models import pretrain_events as pretraining
-    from models.base import ModelError
+    from models.pretrain_events import PretrainEventsSettings, pretrain_events
 
-    command = command_of(pretraining.PretrainEventsSettings, pretraining.pretrain_events)
-    try:
-        command(context.args, prog_name="shopcast pretrain events", standalone_mode=False)
-    except ModelError as error:
-        raise ShopcastError(str(error)) from error
+    _pretrain("events", PretrainEventsSettings, pretrain_events, context.args)
 
 
 @app.command()
@@ -710,6 +699,22 @@ def version() -> None:
 
 
 # --- what the commands are made of
+
+
+def _pretrain(
+    name: str,
+    settings: type[SettingsT],
+    run: Callable[[SettingsT], object],
+    arguments: list[str],
+) -> None:
+    from app.options import command_of
+    from models.base import ModelError
+
+    command = command_of(settings, run)
+    try:
+        command(arguments, prog_name=f"shopcast pretrain {name}", standalone_mode=False)
+    except ModelError as error:
+        raise ShopcastError(str(error)) from error
 
 
 def _told(error: Exception) -> typer.Exit:

@@ -24,6 +24,8 @@ from pandas.tseries.offsets import BaseOffset, Tick
 from app.errors import InvalidInputError, Issue
 
 LONGEST_ALIAS = 32
+#: What pandas raises, each by other offsets, for a date past the year 9999.
+BEYOND_THE_CALENDAR = (OverflowError, ValueError, NotImplementedError, TypeError)
 #: Spellings that pandas gave up, and what they are called now.
 RENAMED = {
     "M": "ME",
@@ -211,8 +213,11 @@ def _anchored(start: Start, freq: str) -> BaseOffset:
     if isinstance(offset, Tick):
         return offset
     stamp = _stamp(start.time)
-    if offset.is_on_offset(stamp):
-        return offset
+    try:
+        if offset.is_on_offset(stamp):
+            return offset
+    except BEYOND_THE_CALENDAR as error:
+        raise _ends(start, freq) from error
     near = " and ".join(_neighbours(stamp, offset))
     raise _refuse(
         "start",
@@ -225,7 +230,7 @@ def _neighbours(stamp: pd.Timestamp, offset: BaseOffset) -> list[str]:
     """The periods before and after a time that is none, if the calendar has them."""
     near = []
     for roll in (offset.rollback, offset.rollforward):
-        with suppress(OverflowError, ValueError, NotImplementedError):
+        with suppress(*BEYOND_THE_CALENDAR):
             near.append(roll(stamp).to_pydatetime().date().isoformat())
     return near
 
@@ -249,7 +254,7 @@ def _step(start: Start, offset: BaseOffset, periods: int) -> datetime:
         if isinstance(offset, Tick):
             return start.time + periods * _length(offset)
         return (_stamp(start.time) + periods * offset).to_pydatetime()
-    except (OverflowError, ValueError, NotImplementedError) as error:  # the last: pandas at 10000
+    except BEYOND_THE_CALENDAR as error:
         raise _ends(start, offset.freqstr) from error
 
 

@@ -106,6 +106,8 @@ def test_times_are_those_of_pandas(freq: str, first: str) -> None:
         ("9999-12-31", "ME", "passes year 9999"),
         ("9999-12-31", "B", "passes year 9999"),
         ("9999-12-31", "YE", "passes year 9999"),
+        ("9999-12-31", "C", "passes year 9999"),
+        ("9999-12-31", "CBMS", "passes year 9999"),
         ("9999-12-31T23:59", "min", "passes year 9999"),
         ("2024-01-01", "999999999999D", "passes year 9999"),
     ],
