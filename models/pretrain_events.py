@@ -28,7 +28,15 @@ from torch import Tensor
 
 from models.base import FloatArray, ModelError
 from models.customers import context_of
-from models.events import Answer, EventsConfig, EventsModel, Inputs, new_events_model, parts_of
+from models.events import (
+    Answer,
+    EventsConfig,
+    EventsModel,
+    Inputs,
+    load_events,
+    new_events_model,
+    parts_of,
+)
 from models.muon import Muon
 from models.synth.customers import SimulatedShop, draw_shop
 from models.tokens import Tokens, blanked, chosen, joined, tokens_of
@@ -53,7 +61,7 @@ class PretrainEventsSettings:
     from and of the curve. customers: to train on in all; budget_s: seconds of work, pauses not
     counted, after which the run ends sooner (None: no limit); the learning rate follows whichever
     is further on, and falls over the last `cooldown` of it. shops: of a step; labelled: customers
-    of each; futures: drawn for each.
+    of each; futures: drawn for each. init: a checkpoint to begin from, with its scale of contexts.
     """
 
     out: Path
@@ -78,6 +86,7 @@ class PretrainEventsSettings:
     heads: int = 4
     intermediate_size: int = 256
     length: int = 48
+    init: Path | None = None
 
     def __post_init__(self) -> None:
         """Raise ModelError for what no run can be made of."""
@@ -110,7 +119,7 @@ def pretrain_events(settings: PretrainEventsSettings) -> EventsProgress:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     trainer = _Trainer(settings, _device(settings.device))
-    if not trainer.resume():
+    if not trainer.resume() and settings.init is None:
         trainer.normalise()
     trainer.train()
     trainer.save()
@@ -223,12 +232,21 @@ class _Trainer:
     def __init__(self, settings: PretrainEventsSettings, device: torch.device) -> None:
         self.settings, self.device = settings, device
         self.model = new_events_model(_config(settings), seed=settings.seed)
+        if settings.init is not None:
+            self._begin_from(settings.init)
         self.model.to(device)  # type: ignore[arg-type]  # its wrapper hides self
         self.average = {k: v.detach().clone() for k, v in self.model.named_parameters()}
         self.optimizers = optimizers_of(self.model)
         self.progress = EventsProgress()
         self.stopped = False
         self.durations: list[float] = []
+
+    def _begin_from(self, directory: Path) -> None:
+        weights = load_events(directory).model.state_dict()
+        expected = {k: v.shape for k, v in self.model.state_dict().items()}
+        if {k: v.shape for k, v in weights.items()} != expected:
+            raise ModelError(f"{directory} holds another architecture than the settings ask for")
+        self.model.load_state_dict(weights)
 
     def normalise(self) -> None:
         """Learn the mean and spread of contexts from shops that no step draws."""

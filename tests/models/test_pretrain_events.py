@@ -115,6 +115,26 @@ def test_another_architecture_is_refused(small: PretrainEventsSettings) -> None:
         pretrain_events(dataclasses.replace(small, hidden_size=32))
 
 
+def test_a_run_may_begin_from_a_checkpoint(small: PretrainEventsSettings) -> None:
+    pretrain_events(small)
+    before = load_file(small.out / "model.safetensors")
+    after = dataclasses.replace(
+        small, init=small.out, out=small.out.parent / "next", run=small.run / "next", seed=1
+    )
+    pretrain_events(dataclasses.replace(after, customers=1, learning_rate=1e-9))
+    for name, value in load_file(after.out / "model.safetensors").items():
+        torch.testing.assert_close(value, before[name], atol=1e-6, rtol=1e-4)
+
+
+def test_a_checkpoint_of_another_architecture_is_no_beginning(
+    small: PretrainEventsSettings,
+) -> None:
+    pretrain_events(small)
+    other = dataclasses.replace(small, init=small.out, run=small.run / "next", hidden_size=32)
+    with pytest.raises(ModelError, match="another architecture"):
+        pretrain_events(other)
+
+
 def test_the_rate_follows_whichever_limit_is_nearer() -> None:
     settings = PretrainEventsSettings(out=None, run=None, customers=1000, budget_s=10.0)  # type: ignore[arg-type]
     assert EventsProgress(1, 500, 1.0).share(settings) == 0.5
