@@ -6,10 +6,13 @@ that there is SQL.
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import (
+    JSON,
+    BigInteger,
     DateTime,
     Dialect,
     Engine,
@@ -51,20 +54,44 @@ class Base(DeclarativeBase):
 
 
 class ModelVersionRow(Base):
-    """A model version: the same content keeps its number for ever."""
+    """A model version: the same content keeps its number for ever, and no number comes twice.
+
+    digest: of its content; null once the content is gone. base: the version whose weights an
+    adapter changes.
+    """
 
     __tablename__ = "model_versions"
     __table_args__ = (
         UniqueConstraint("name", "version", name="uq_model_versions_version"),
-        UniqueConstraint("name", "fingerprint", name="uq_model_versions_fingerprint"),
+        UniqueConstraint("name", "digest", name="uq_model_versions_digest"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(64))
     version: Mapped[int]
-    fingerprint: Mapped[str] = mapped_column(String(64))
+    digest: Mapped[str | None] = mapped_column(String(64))
     source: Mapped[str] = mapped_column(String(255))
+    parent: Mapped[int | None]
+    base: Mapped[int | None]
+    dataset_id: Mapped[str | None] = mapped_column(String(64), index=True)
+    job_id: Mapped[str | None] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    manifest: Mapped[dict[str, Any]] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=lambda: datetime.now(UTC))
+    deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class ModelAliasRow(Base):
+    """What a name such as `production` stands for, and what it stood for before."""
+
+    __tablename__ = "model_aliases"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    alias: Mapped[str] = mapped_column(String(32), primary_key=True)
+    version: Mapped[int]
+    previous: Mapped[int | None]
+    changed_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    changed_by: Mapped[str] = mapped_column(String(128))
 
 
 class ShopProfileRow(Base):

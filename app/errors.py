@@ -51,6 +51,10 @@ class NotFoundError(ShopcastError):
     """A model, version or other named thing does not exist."""
 
 
+class ConflictError(ShopcastError):
+    """What is named is in use, damaged, or was changed by somebody else meanwhile."""
+
+
 class UnavailableError(ShopcastError):
     """The service cannot answer now; the caller may try again after `retry_after_s`."""
 

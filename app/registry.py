@@ -1,4 +1,4 @@
-"""Model versions: numbered in the database, alive in memory.
+"""Model versions in memory.
 
 Invariant: a live version never changes, and a version's number means the same content for ever.
 """
@@ -7,16 +7,13 @@ import re
 import time
 from dataclasses import Field, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from sqlalchemy import Engine, func, select
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-from sqlalchemy.orm import Session
-
-from app.db import ModelVersionRow
-from app.errors import ConfigurationError, NotFoundError
+from app.errors import ConfigurationError, NotFoundError, UnavailableError
 from app.metrics import Metrics, ModelInfo
 from app.settings import Settings
+from app.versions import BY_SETTINGS, PRODUCTION, Manifest, Versions
 from models.base import CheckpointError, Network, SetupError
 
 if TYPE_CHECKING:
@@ -25,9 +22,7 @@ if TYPE_CHECKING:
 
 SALES = "sales"
 PURCHASE = "purchase"
-PRODUCTION = "production"
 LONGEST_SHOWN = 64  # characters of a name that messages repeat
-ATTEMPTS = 5  # other processes may take the next number at the same time
 
 _NUMBER = re.compile("[1-9][0-9]{0,8}")  # a version has one spelling: 01 is none
 
@@ -71,8 +66,8 @@ class LiveVersion:
 class Registry:
     """The versions this process can answer with."""
 
-    def __init__(self, engine: Engine, metrics: Metrics) -> None:
-        self._engine, self._metrics = engine, metrics
+    def __init__(self, versions: Versions, metrics: Metrics) -> None:
+        self._versions, self._metrics = versions, metrics
         self._live: dict[str, dict[int, LiveVersion]] = {}
         self._aliases: dict[tuple[str, str], int] = {}
 
@@ -84,7 +79,9 @@ class Registry:
         """
         began_s = time.perf_counter()
         network = _load_series(settings)
-        live = self.add(SALES, network, load_s=time.perf_counter() - began_s)
+        load_s = time.perf_counter() - began_s
+        directory = settings.series_checkpoint or _shipped("series")
+        live = self._keep(SALES, directory, settings.series_base, network=network, load_s=load_s)
         if live.description.device != "cpu":
             self._metrics.watch_gpu_memory(network.gpu_memory_bytes)
         return live
@@ -93,27 +90,45 @@ class Registry:
         """The same for the events checkpoint."""
         began_s = time.perf_counter()
         network = _load_events(settings)
-        return self.add(PURCHASE, network, load_s=time.perf_counter() - began_s)
+        load_s = time.perf_counter() - began_s
+        directory = settings.purchase_checkpoint or _shipped("purchase")
+        base = settings.purchase_base
+        return self._keep(PURCHASE, directory, base, network=network, load_s=load_s)
+
+    def _keep(
+        self, name: str, directory: Path, base: Path | None, *, network: Loaded, load_s: float
+    ) -> LiveVersion:
+        source = "shipped" if directory.parent == _shipped("series").parent else "settings"
+        try:
+            number = self._versions.register(name, directory, Manifest(source), base=base)
+            self._versions.promote(name, number, actor=BY_SETTINGS)
+            created_at = self._versions.get(name, number).created_at
+        except UnavailableError as error:
+            raise ConfigurationError(
+                f"{error}; is SHOPCAST_DATABASE_URL right, and has `shopcast migrate` run?"
+            ) from error
+        return self._show(name, network, number, created_at=created_at, load_s=load_s)
 
     def add(self, name: str, network: Loaded, *, load_s: float) -> LiveVersion:
-        """Number a network and put it into production as the named model.
+        """Put a network that is in memory alone into production, under the next number."""
+        number = 1 + max(self._live.get(name, {0: None}))
+        return self._show(name, network, number, created_at=datetime.now(UTC), load_s=load_s)
 
-        Blocking. Raises ConfigurationError if the database cannot be read.
-        """
-        description = network.describe()
-        row = self._number(name, network.fingerprint, source=description.checkpoint)
+    def _show(
+        self, name: str, network: Loaded, number: int, *, created_at: datetime, load_s: float
+    ) -> LiveVersion:
         live = LiveVersion(
             name=name,
-            version=row.version,
+            version=number,
             fingerprint=network.fingerprint,
             network=network,
-            description=description,
-            created_at=row.created_at,
+            description=network.describe(),
+            created_at=created_at,
             loaded_at=datetime.now(UTC),
             load_s=load_s,
         )
-        self._live.setdefault(name, {})[live.version] = live
-        self._aliases[name, PRODUCTION] = live.version
+        self._live.setdefault(name, {})[number] = live
+        self._aliases[name, PRODUCTION] = number
         self._metrics.set_model(_info(live), load_seconds=load_s)
         return live
 
@@ -145,34 +160,6 @@ class Registry:
     def aliases(self, name: str) -> dict[str, int]:
         return {alias: number for (owner, alias), number in self._aliases.items() if owner == name}
 
-    def _number(self, name: str, fingerprint: str, *, source: str) -> ModelVersionRow:
-        """The row of a content, made with the next number if it is new."""
-        try:
-            for _ in range(ATTEMPTS):
-                try:
-                    return self._find_or_add(name, fingerprint, source=source)
-                except IntegrityError:
-                    continue  # another process was quicker; its number is taken now
-        except SQLAlchemyError as error:
-            raise ConfigurationError(
-                f"the database cannot be read ({type(error).__name__}); "
-                "is SHOPCAST_DATABASE_URL right, and has `shopcast migrate` run?"
-            ) from error
-        raise ConfigurationError("the database gave no version number; try again")
-
-    def _find_or_add(self, name: str, fingerprint: str, *, source: str) -> ModelVersionRow:
-        with Session(self._engine, expire_on_commit=False) as session, session.begin():
-            of_model = select(ModelVersionRow).where(ModelVersionRow.name == name)
-            row = session.scalar(of_model.where(ModelVersionRow.fingerprint == fingerprint))
-            if row is None:
-                last = select(func.max(ModelVersionRow.version)).where(ModelVersionRow.name == name)
-                number = (session.scalar(last) or 0) + 1
-                row = ModelVersionRow(
-                    name=name, version=number, fingerprint=fingerprint, source=source
-                )
-                session.add(row)
-            return row
-
 
 def _info(live: LiveVersion) -> ModelInfo:
     return ModelInfo(
@@ -185,12 +172,17 @@ def _info(live: LiveVersion) -> ModelInfo:
     )
 
 
-def _load_series(settings: Settings) -> "SeriesNetwork":
+def _shipped(name: str) -> Path:
     # torch takes seconds to import, and the process that supervises never needs it
     from models.checkpoint import shipped  # noqa: PLC0415
+
+    return shipped(name)
+
+
+def _load_series(settings: Settings) -> "SeriesNetwork":
     from models.series import SeriesNetwork  # noqa: PLC0415
 
-    directory = settings.series_checkpoint or shipped("series")
+    directory = settings.series_checkpoint or _shipped("series")
     try:
         return SeriesNetwork.load(
             directory,
@@ -209,10 +201,9 @@ def _load_series(settings: Settings) -> "SeriesNetwork":
 
 
 def _load_events(settings: Settings) -> "EventsNetwork":
-    from models.checkpoint import shipped  # noqa: PLC0415
     from models.events import EventsNetwork  # noqa: PLC0415
 
-    directory = settings.purchase_checkpoint or shipped("purchase")
+    directory = settings.purchase_checkpoint or _shipped("purchase")
     try:
         return EventsNetwork.load(
             directory,

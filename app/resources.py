@@ -18,6 +18,7 @@ from app.predictor import Predictor
 from app.profiles import Profiles
 from app.registry import Registry
 from app.settings import Settings
+from app.versions import Versions
 from models.base import PurchaseForecast, PurchaseTask, SeriesResult, SeriesTask
 
 
@@ -31,6 +32,7 @@ class Resources:
 
     settings: Settings
     metrics: Metrics
+    versions: Versions
     registry: Registry
     batcher: MicroBatcher
     predictor: Predictor[SeriesTask, SeriesResult]
@@ -55,7 +57,8 @@ async def open_resources(
             await asyncio.to_thread(migrate, settings.database)
         database = open_database(settings.database)
         stack.callback(database.dispose)
-        registry = Registry(database, metrics)
+        versions = Versions(database, settings)
+        registry = Registry(versions, metrics)
         live = await asyncio.to_thread(registry.load_sales, settings)
         await asyncio.to_thread(registry.load_purchase, settings)
         on_cpu = live.description.device == "cpu"
@@ -69,6 +72,7 @@ async def open_resources(
         yield Resources(
             settings=settings,
             metrics=metrics,
+            versions=versions,
             registry=registry,
             batcher=batcher,
             predictor=Predictor(SERIES, registry, batcher, cache, metrics),

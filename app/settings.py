@@ -55,6 +55,10 @@ class Settings(BaseSettings):
         description="Directory of the base checkpoint if purchase_checkpoint is an adapter; "
         "the default is the directory `base` inside it.",
     )
+    keep_versions: PositiveInt = Field(
+        20,
+        description="Trained versions kept of a model; beyond it the oldest go that nothing names.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where networks run; auto takes a GPU if there is one."
     )

@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from app.api.exchange import exchange_of
 from app.errors import (
+    ConflictError,
     DeadlineError,
     ForbiddenError,
     InvalidInputError,
@@ -49,6 +50,7 @@ KINDS: dict[type[ShopcastError], Kind] = {
     MalformedError: Kind(400, "malformed-body", "The body cannot be read"),
     ForbiddenError: Kind(403, "forbidden", "Not allowed from there"),
     NotFoundError: Kind(404, "not-found", "There is no such thing"),
+    ConflictError: Kind(409, "conflict", "Things stand otherwise"),
     TooLargeError: Kind(413, "too-large", "The body is too large"),
     UnsupportedMediaError: Kind(415, "unsupported-media-type", "The body is of another type"),
     UnknownHostError: Kind(421, "unknown-host", "The service does not answer for this host"),

@@ -31,9 +31,9 @@ def test_a_row_keeps_its_time(url: str) -> None:
     engine = open_database(url)
     now = datetime.now(UTC)
     with Session(engine) as session, session.begin():
-        session.add(
-            ModelVersionRow(name="sales", version=1, fingerprint="f", source="s", created_at=now)
-        )
+        row = ModelVersionRow(name="sales", version=1, source="s", size_bytes=1, manifest={})
+        row.created_at = now
+        session.add(row)
     with Session(engine) as session:
         assert session.scalar(select(ModelVersionRow.created_at)) == now
     engine.dispose()

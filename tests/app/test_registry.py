@@ -9,6 +9,7 @@ from app.errors import ConfigurationError, NotFoundError
 from app.metrics import Metrics
 from app.registry import LiveVersion, Registry
 from app.settings import Settings
+from app.versions import Versions
 from models.checkpoint import save_random
 
 
@@ -21,7 +22,7 @@ def settings(tiny_checkpoint: Path, tmp_path: Path) -> Settings:
 
 def load(settings: Settings) -> tuple[Registry, LiveVersion]:
     engine = open_database(settings.database)
-    registry = Registry(engine, Metrics())
+    registry = Registry(Versions(engine, settings), Metrics())
     live = registry.load_sales(settings)
     engine.dispose()
     return registry, live
@@ -68,12 +69,13 @@ def test_what_the_network_cannot_be_computed_in_is_refused(settings: Settings) -
         load(impossible)
 
 
-def test_another_runtime_is_another_version(settings: Settings) -> None:
-    numbers = [
-        load(settings.model_copy(update={"device": "cpu", "runtime": runtime}))[1].version
+def test_another_runtime_is_the_same_version_by_another_fingerprint(settings: Settings) -> None:
+    loaded = [
+        load(settings.model_copy(update={"device": "cpu", "runtime": runtime}))[1]
         for runtime in ("torch", "onnx", "auto")
     ]
-    assert numbers == [1, 2, 2]
+    assert [each.version for each in loaded] == [1, 1, 1]
+    assert [each.fingerprint == loaded[1].fingerprint for each in loaded] == [False, True, True]
 
 
 def test_a_network_of_customers_is_a_model_of_its_own(
@@ -81,7 +83,7 @@ def test_a_network_of_customers_is_a_model_of_its_own(
 ) -> None:
     with_events = settings.model_copy(update={"purchase_checkpoint": tiny_events_checkpoint})
     engine = open_database(settings.database)
-    registry = Registry(engine, Metrics())
+    registry = Registry(Versions(engine, settings), Metrics())
     registry.load_sales(settings)
     live = registry.load_purchase(with_events)
     engine.dispose()
@@ -95,7 +97,7 @@ def test_int8_is_of_series_alone(settings: Settings, tiny_events_checkpoint: Pat
     updates = {"dtype": "int8", "runtime": "onnx", "device": "cpu"}
     int8 = settings.model_copy(update=updates | {"purchase_checkpoint": tiny_events_checkpoint})
     engine = open_database(int8.database)
-    live = Registry(engine, Metrics()).load_purchase(int8)
+    live = Registry(Versions(engine, int8), Metrics()).load_purchase(int8)
     engine.dispose()
     assert live.description.dtype == "float32"
 
@@ -104,7 +106,7 @@ def test_a_checkpoint_of_customers_that_cannot_serve_is_refused(
     settings: Settings, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     engine = open_database(settings.database)
-    registry = Registry(engine, Metrics())
+    registry = Registry(Versions(engine, settings), Metrics())
     for broken in (tmp_path / "nowhere", tiny_checkpoint):
         wrong = settings.model_copy(update={"purchase_checkpoint": broken})
         with pytest.raises(ConfigurationError, match="the purchase checkpoint is refused: "):
