@@ -4,9 +4,9 @@
     python benchmarks/calibration.py CHECKPOINT --data DIR --write    # and notes them in its config
 
 Three origins a series, a horizon apart, of the sets of accuracy.py and of the grocer's articles in
-shops.py. For the levels 0.75, 0.9 and 0.95, and those below, the factor is sought at which outcomes
-fall outside as often as the levels say; sets of one season count the same, and what few sets say is
-drawn towards 1. Whole numbers are spread over their unit, as the randomised PIT does.
+shops.py. For the levels 0.75, 0.9 and 0.95, and those below on their own, the factor is sought at
+which outcomes fall outside as often as the levels say, by the randomised PIT; rows whose season was
+taken out have their own; sets of one kind count the same, and what few sets say is drawn towards 1.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from accuracy import Case, Collection, competitions, part, shops
@@ -22,16 +24,55 @@ from numpy.typing import NDArray
 from shopdata import daily_articles, grocer, weekly_articles
 
 from models.base import Series, SeriesTask
-from models.calibration import LEAST, MOST, Calibration, kind_of
-from models.metrics import grain_of
-from models.seasonal import season_lengths
+from models.calibration import ADJUSTED, Calibration, kind_of
+from models.metrics import Pit, grain_of, pit, pooled
+from models.seasonal import adjust, season_lengths
 from models.series import SeriesNetwork
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 ORIGINS = 3
 PRIOR_SETS = 1.0  # sets that would have said 1
-GRID = np.round(np.arange(LEAST, MOST, 0.01), 2)
+FEWEST = 25  # windows of a set that have a say
+GRID = np.round(np.arange(0.5, 2.0, 0.02), 2)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answers:
+    """What was forecast and what came: quantiles (windows, levels, steps), truth (windows, steps).
+
+    counted, adjusted: (windows,), whether whole numbers are forecast, a season was taken out.
+    """
+
+    quantiles: Floats
+    truth: Floats
+    counted: Flags
+    adjusted: Flags
+
+    def take(self, chosen: Flags) -> Answers:
+        return Answers(
+            self.quantiles[chosen], self.truth[chosen], self.counted[chosen], self.adjusted[chosen]
+        )
+
+    def pit(self, factor: float) -> Pit:
+        """Where outcomes lie in intervals that are so much wider on both sides."""
+        median = self.quantiles[:, [LEVELS.index(0.5)]]
+        moved = (median + factor * (self.quantiles - median)).transpose(1, 0, 2)
+        return pooled(
+            [
+                pit(
+                    self.truth[rows].ravel(),
+                    moved[:, rows].reshape(len(LEVELS), -1),
+                    LEVELS,
+                    grain=g,
+                )
+                for rows, g in ((self.counted, 1.0), (~self.counted, 0.0))
+            ]
+        )
 
 
 def articles() -> list[Collection]:
@@ -52,43 +93,53 @@ def articles() -> list[Collection]:
     ]
 
 
-def reaches(network: SeriesNetwork, collection: Collection) -> Floats:
-    """(outcomes, levels) distance to the median over that of each quantile, below and above."""
-    rng = np.random.default_rng(0)
+def answers(network: SeriesNetwork, collection: Collection) -> Answers:
+    """Every window of a set, a horizon apart."""
     seasons, found = season_lengths(collection.freq), []
     for origin in range(ORIGINS):
-        for start in range(0, len(collection.cases), 64):
-            tasks, truths = [], []
-            for case in collection.cases[start : start + 64]:
-                horizon = len(case.truth)
-                whole = np.concatenate([case.past, case.truth])
-                end = len(case.past) - origin * horizon
-                if end < max(8, 2 * collection.season):
-                    continue
-                past, truth = whole[:end], whole[end : end + horizon]
-                series = Series(past[None], season_lengths=seasons)
-                tasks.append(SeriesTask((series,), horizon, LEVELS))
-                truths.append(truth + grain_of(past) * rng.uniform(-0.5, 0.5, horizon))
-            answers = network.predict(tasks) if tasks else []
-            found += [_reach(a[0].quantiles[0], t) for a, t in zip(answers, truths, strict=True)]
-    return np.concatenate(found)
+        for case in collection.cases:
+            horizon, whole = len(case.truth), np.concatenate([case.past, case.truth])
+            end = len(case.past) - origin * horizon
+            if end >= max(8, 2 * collection.season):
+                found.append((whole[:end], whole[end : end + horizon]))
+    quantiles: list[Floats] = []
+    for start in range(0, len(found), 64):
+        tasks = [
+            SeriesTask((Series(past[None], season_lengths=seasons),), len(truth), LEVELS)
+            for past, truth in found[start : start + 64]
+        ]
+        quantiles += [result[0].quantiles[0] for result in network.predict(tasks)]
+    return Answers(
+        np.array(quantiles),
+        np.array([truth for _, truth in found]),
+        np.array([grain_of(past) > 0 for past, _ in found]),
+        np.array([adjust(past[None], [seasons]).found[0] for past, _ in found]),
+    )
 
 
-def _reach(quantiles: Floats, truth: Floats) -> Floats:
-    """(steps, levels) how far out the truth lies, in distances of each quantile."""
-    apart = quantiles[[0, 1, 2, 4, 5, 6]] - quantiles[3]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(apart != 0, (truth - quantiles[3]) / apart, np.inf).T)
+def fit(sets: Sequence[Answers]) -> list[float]:
+    """Factors below and above the median: outcomes lie out as often as levels say, sets alike."""
+    return [_side(sets, LEVELS[:3]), _side(sets, LEVELS[4:])]
 
 
-def fit(sets: list[Floats]) -> float:
-    """The factor at which as many outcomes lie further out as the levels say, over sets alike."""
-    beyond = np.array([0.05, 0.1, 0.25, 0.25, 0.1, 0.05])
-    shares = [(one[None] > GRID[:, None, None]).mean(axis=1) for one in sets]  # (factors, levels)
-    both = np.mean(shares, axis=0) - beyond
-    miss = ((both[:, :3] + both[:, :2:-1]) ** 2).sum(axis=1)  # the two sides of an interval
+def _side(sets: Sequence[Answers], levels: Sequence[float]) -> float:
+    miss = np.empty(len(GRID))
+    for place, factor in enumerate(GRID):
+        pits = [one.pit(factor) for one in sets]
+        shares = [[each.below(level) - level for level in levels] for each in pits]
+        miss[place] = np.square(np.mean(shares, axis=0)).sum()
     raw = float(GRID[miss.argmin()])
     return round(1 + (raw - 1) * len(sets) / (len(sets) + PRIOR_SETS), 2)
+
+
+def kinds(found: Sequence[tuple[str, Answers]]) -> dict[str, list[Answers]]:
+    """Sets by what their factors are kept under, those with a season taken out apart."""
+    answer: dict[str, list[Answers]] = defaultdict(list)
+    for kind, each in found:
+        for name, chosen in ((kind, ~each.adjusted), (kind + ADJUSTED, each.adjusted)):
+            if chosen.sum() >= FEWEST:
+                answer[name].append(each.take(chosen))
+    return answer
 
 
 def main() -> None:
@@ -99,12 +150,12 @@ def main() -> None:
     options = parser.parse_args()
     network = SeriesNetwork.load(options.checkpoint, dtype="float32")
     network._calibration = Calibration({})  # noqa: SLF001 - it is what is fitted here
-    found = defaultdict(list)
     sets = competitions() + articles() + (shops(options.data) if options.data else [])
+    found = []
     for collection in sets:
         kind = kind_of(season_lengths(collection.freq))
-        found[kind].append(reaches(network, part(collection, final=False, limit=None)))
-    factors = {kind: fit(sets) for kind, sets in sorted(found.items())}
+        found.append((kind, answers(network, part(collection, final=False, limit=None))))
+    factors = {kind: fit(sets) for kind, sets in sorted(kinds(found).items())}
     print(json.dumps(factors))
     if options.write:
         path = options.checkpoint / "config.json"

@@ -1,9 +1,10 @@
 """A last correction of intervals: how much wider real series scatter than simulated ones.
 
 A network trained on simulations knows how sure to be of those. Where real series of a frequency
-scatter more, its quantiles are moved away from the median by a factor that was fitted on series
-held apart for development (`benchmarks/calibration.py`) and is stored with the checkpoint, under
-`shopcast.calibration` in its config.json.
+scatter more or less, its quantiles are moved away from the median by factors, one for each side,
+that were fitted on series held apart for development (`benchmarks/calibration.py`) and are stored
+with the checkpoint, under `shopcast.calibration` in its config.json. A season that was taken out is
+itself uncertain, so that rows with one have factors of their own.
 
 Trends, too, go on more often in simulations than in some calendars, so that a checkpoint may ask
 for caution there: its quantiles are moved by a share towards a forecast that hardly trusts a trend
@@ -14,18 +15,22 @@ Invariant: calibration keeps the median, and quantiles never cross.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.base import CheckpointError, FloatArray
 from models.seasonal import Seasons
 
-UNKNOWN, NONE = "unknown", "none"
+UNKNOWN, NONE, ADJUSTED = "unknown", "none", " adjusted"
 LEAST, MOST = 0.25, 4.0
+
+Sides = tuple[float, float]
 
 
 def kind_of(seasons: Seasons) -> str:
-    """What a series' factors are kept under: its shortest season told, "none" or "unknown"."""
+    """What a series' numbers are kept under: its shortest season told, "none" or "unknown"."""
     if seasons is None:
         return UNKNOWN
     return str(seasons[0]) if seasons else NONE
@@ -33,24 +38,52 @@ def kind_of(seasons: Seasons) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Factors of the distance to the median, by `kind_of`; 1 for other kinds."""
+    """Factors of the distance to the median, below and above it, by kind; 1 for other kinds.
 
-    factors: Mapping[str, float]
+    A kind is that of `kind_of`, with " adjusted" behind it for rows whose season was taken out;
+    such rows take the factors of the bare kind if there are none of their own.
+    """
+
+    factors: Mapping[str, Sides]
 
     def apply(
-        self, quantiles: FloatArray, levels: Sequence[float], seasons: Sequence[Seasons]
+        self,
+        quantiles: FloatArray,
+        levels: Sequence[float],
+        seasons: Sequence[Seasons],
+        adjusted: NDArray[np.bool_],
     ) -> FloatArray:
-        """(rows, levels, steps), monotone, of rows with these seasons → the same, calibrated."""
+        """(rows, levels, steps), monotone, of rows with these seasons → the same, calibrated.
+
+        adjusted: (rows,), whether a season was taken out of the row.
+        """
         if not self.factors:
             return quantiles
-        factor = np.array([self.factors.get(kind_of(each), 1.0) for each in seasons])
+        pairs = zip(seasons, adjusted.tolist(), strict=True)
+        sides = np.array([self._of(kind_of(each), adjusted=taken) for each, taken in pairs])
+        below, above = sides[:, 0, None], sides[:, 1, None]
+        factor = np.where(np.asarray(levels) < 0.5, below, above)[:, :, None]
         median = quantiles[:, [list(levels).index(0.5)]]
-        return np.asarray(median + factor[:, None, None] * (quantiles - median))
+        return np.asarray(median + factor * (quantiles - median))
+
+    def _of(self, kind: str, *, adjusted: bool) -> Sides:
+        plain = self.factors.get(kind, (1.0, 1.0))
+        return self.factors.get(kind + ADJUSTED, plain) if adjusted else plain
 
 
 def calibration_of(options: Mapping[str, object]) -> Calibration:
-    """What a checkpoint says of its calibration. Raises CheckpointError if it makes no sense."""
-    return Calibration(_numbers(options, "calibration", LEAST, MOST))
+    """What a checkpoint says of its calibration: a factor, or one below and one above the median.
+
+    Raises CheckpointError if it makes no sense.
+    """
+    said = _object(options, "calibration")
+    factors = {kind: tuple(each) if isinstance(each, list) else (each,) * 2 for kind, each in said}
+    for kind, sides in factors.items():
+        if len(sides) != 2:
+            raise CheckpointError(f"shopcast.calibration.{kind} must be a number or two")
+        for each in sides:
+            _verify(each, f"calibration.{kind}", LEAST, MOST)
+    return Calibration({kind: (float(low), float(high)) for kind, (low, high) in factors.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +99,19 @@ class Caution:
 
 def caution_of(options: Mapping[str, object]) -> Caution:
     """What a checkpoint says of its caution. Raises CheckpointError if it makes no sense."""
-    return Caution(_numbers(options, "caution", 0.0, 1.0))
+    said = _object(options, "caution")
+    for kind, number in said:
+        _verify(number, f"caution.{kind}", 0.0, 1.0)
+    return Caution({kind: float(number) for kind, number in said})
 
 
-def _numbers(
-    options: Mapping[str, object], name: str, least: float, most: float
-) -> dict[str, float]:
+def _object(options: Mapping[str, object], name: str) -> list[tuple[str, Any]]:
     said = options.get(name, {})
     if not isinstance(said, dict):
         raise CheckpointError(f"shopcast.{name} is not an object")
-    for kind, number in said.items():
-        if not isinstance(number, int | float) or not least <= number <= most:
-            raise CheckpointError(f"shopcast.{name}.{kind} must lie between {least} and {most}")
-    return {str(kind): float(number) for kind, number in said.items()}
+    return [(str(kind), each) for kind, each in said.items()]
+
+
+def _verify(number: object, name: str, least: float, most: float) -> None:
+    if not isinstance(number, int | float) or not least <= number <= most:
+        raise CheckpointError(f"shopcast.{name} must lie between {least} and {most}")

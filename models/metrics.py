@@ -98,8 +98,11 @@ class Pit:
         outcome's range that lies in the interval, as in the non-randomised histogram of Czado et
         al.
         """
-        inside = self._below((1 + share) / 2) - self._below((1 - share) / 2)
-        return float(inside.mean()) if len(inside) else np.nan
+        return self.below((1 + share) / 2) - self.below((1 - share) / 2)
+
+    def below(self, level: float) -> float:
+        """How often the randomised PIT falls below a level, as exactly; NaN of no outcome."""
+        return float(self._below(level).mean()) if len(self.low) else np.nan
 
     def _below(self, level: float) -> Floats:
         """The chance, for each outcome, that its randomised PIT is below a level."""

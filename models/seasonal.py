@@ -121,6 +121,14 @@ class SeasonalAdjustment:
     adjusted: Floats  # (rows, time), NaN where missing or closed
     layers: tuple[_Layer, ...]  # in the order in which they were taken out
 
+    @property
+    def found(self) -> Flags:
+        """(rows,) whether a season was taken out; a closed phase alone is none."""
+        answer = np.zeros(len(self.adjusted), dtype=np.bool_)
+        for layer in self.layers:
+            answer[layer.rows] |= ((layer.factor != 1) | (layer.offset != 0)).any(axis=1)
+        return answer
+
     def restore(self, forecast: Floats) -> Floats:
         """(rows, levels, horizon) of the adjusted series → the same of the series; closed → 0.
 

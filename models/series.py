@@ -43,7 +43,7 @@ from models.guide import guide
 from models.paths import Dependence, dependence_of
 from models.seasonal import SeasonalAdjustment, adjust
 
-ENGINE = 4  # raise it when the same weights begin to answer differently
+ENGINE = 5  # raise it when the same weights begin to answer differently
 PATH_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # followed beyond one horizon
 FARTHEST = 6.0  # from the history's mean a guide counts, in the network's space; as in training
 LARGEST = float(np.finfo(np.float32).max)
@@ -262,9 +262,12 @@ class SeriesNetwork:
         deviations = least_deviation(rows.past[rows.target])
         undone: list[SeasonalAdjustment | CovariateEffects] = []
         seasons = [s for s, wanted in zip(rows.seasons, rows.target, strict=True) if wanted]
+        seasonal = np.zeros(len(seasons), dtype=np.bool_)
         if self._adjusts:
-            undone.append(adjust(rows.past[rows.target], seasons))
-            rows.past[rows.target] = undone[-1].adjusted
+            adjustment = adjust(rows.past[rows.target], seasons)
+            seasonal = adjustment.found
+            undone.append(adjustment)
+            rows.past[rows.target] = adjustment.adjusted
         if self._effects:
             undone.append(without_effects(rows.past, rows.future, rows.group, rows.target))
             rows.past[rows.target] = undone[-1].adjusted
@@ -275,7 +278,7 @@ class SeriesNetwork:
         _verify_finite(raw)
         sane = distribution.monotone(_bounded(raw))
         cautious = self._held_back(sane, rows.past[rows.target], self._caution.of(seasons))
-        calibrated = self._calibration.apply(cautious, self._levels, seasons)
+        calibrated = self._calibration.apply(cautious, self._levels, seasons, seasonal)
         answer = distribution.widen(calibrated, self._levels, deviations)
         for part in reversed(undone):
             answer = part.restore(answer)

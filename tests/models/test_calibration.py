@@ -23,13 +23,33 @@ def test_factors_are_those_of_the_shortest_season() -> None:
 
 def test_quantiles_move_away_from_a_median_that_stays() -> None:
     quantiles = np.array([[[-1.0, 0.0], [1.0, 1.0], [2.0, 5.0]]] * 2)
-    calibration = Calibration({"12": 2.0})
-    monthly, daily = calibration.apply(quantiles, LEVELS, [(12,), (7,)])
-    np.testing.assert_allclose(monthly, [[-3.0, -1.0], [1.0, 1.0], [3.0, 9.0]])
+    calibration = Calibration({"12": (2.0, 3.0)})
+    monthly, daily = calibration.apply(
+        quantiles, LEVELS, [(12,), (7,)], np.zeros(2, dtype=np.bool_)
+    )
+    np.testing.assert_allclose(monthly, [[-3.0, -1.0], [1.0, 1.0], [4.0, 13.0]])
     np.testing.assert_allclose(daily, quantiles[1])
 
 
-@pytest.mark.parametrize("said", [[], {"12": [1.5]}, {"12": 100.0}])
+def test_rows_whose_season_was_taken_out_have_their_own_factors() -> None:
+    quantiles = np.array([[[0.0], [1.0], [2.0]]] * 2)
+    adjusted = np.array([True, False])
+    own = Calibration({"12": (1.0, 1.0), "12 adjusted": (1.0, 2.0)})
+    answer = own.apply(quantiles, LEVELS, [(12,)] * 2, adjusted)
+    np.testing.assert_allclose(answer[:, 2, 0], [3.0, 2.0])
+    shared = Calibration({"12": (1.0, 2.0)})
+    answer = shared.apply(quantiles, LEVELS, [(12,)] * 2, adjusted)
+    np.testing.assert_allclose(answer[:, 2, 0], [3.0, 3.0])
+
+
+def test_one_factor_counts_for_both_sides() -> None:
+    read = calibration_of({"calibration": {"12": 1.5, "7": [0.9, 1.2]}})
+    assert read.factors == {"12": (1.5, 1.5), "7": (0.9, 1.2)}
+
+
+@pytest.mark.parametrize(
+    "said", [[], {"12": [1.5]}, {"12": [1.0, 1.0, 1.0]}, {"12": [1.0, 100.0]}, {"12": 100.0}]
+)
 def test_factors_that_make_no_sense_are_refused(said: object) -> None:
     with pytest.raises(CheckpointError, match="calibration"):
         calibration_of({"calibration": said})

@@ -150,6 +150,12 @@ def test_a_closed_day_is_masked_and_answered_with_zero() -> None:
     assert (forecast[0, :, :6] > 50).all()
 
 
+def test_it_says_which_rows_had_a_season() -> None:
+    line, closed = np.arange(56.0)[None] + 10, np.tile([5.0] * 6 + [0.0], 8)[None]
+    rows = np.concatenate([weekly()[:, -56:], line, closed])
+    assert adjust(rows, [(7,)] * 3).found.tolist() == [True, False, False]
+
+
 def test_a_day_opened_once_is_not_closed() -> None:
     values = weekly()
     values[0, 6::7] = 0
