@@ -18,6 +18,7 @@ from app.predictor import Predictor
 from app.profiles import Profiles
 from app.registry import Registry
 from app.settings import Settings
+from app.tracing import Tracing, open_tracing
 from app.versions import Versions
 from models.base import PurchaseForecast, PurchaseTask, SeriesResult, SeriesTask
 
@@ -27,7 +28,7 @@ class Resources:
     """What a request may need.
 
     predictor, purchases: the road of series, and that of customers; the engine and the cache are
-    the same. stopping: set when the process has been asked to end.
+    the same. stopping: set when the process has been asked to end. tracing: None if it is off.
     """
 
     settings: Settings
@@ -39,6 +40,7 @@ class Resources:
     purchases: Predictor[PurchaseTask, PurchaseForecast]
     profiles: Profiles
     stopping: asyncio.Event
+    tracing: Tracing | None
 
 
 @asynccontextmanager
@@ -57,6 +59,10 @@ async def open_resources(
             await asyncio.to_thread(migrate, settings.database)
         database = open_database(settings.database)
         stack.callback(database.dispose)
+        tracing = None
+        if settings.otlp_endpoint:
+            tracing = open_tracing(settings.otlp_endpoint, share=settings.trace_ratio)
+            stack.push_async_callback(asyncio.to_thread, tracing.close)
         versions = Versions(database, settings)
         registry = Registry(versions, metrics)
         live = await asyncio.to_thread(registry.load_sales, settings)
@@ -79,6 +85,7 @@ async def open_resources(
             purchases=Predictor(PURCHASE, registry, batcher, cache, metrics),
             profiles=Profiles(database, metrics),
             stopping=asyncio.Event(),
+            tracing=tracing,
         )
 
 

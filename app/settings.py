@@ -143,6 +143,25 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level that is logged."
     )
+    log_requests: Literal["none", "slow", "all"] = Field(
+        "slow",
+        description="Requests that get a line in the log: none, those that failed or took longer "
+        "than slow_ms, or all.",
+    )
+    slow_ms: PositiveInt = Field(
+        1000, description="Milliseconds from which on a request counts as slow in the log."
+    )
+    otlp_endpoint: str | None = Field(
+        default=None,
+        description="URL of an OpenTelemetry collector (OTLP over HTTP, as http://127.0.0.1:4318) "
+        "that gets traces of requests; needs the extra `tracing`.",
+    )
+    trace_ratio: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of requests that are traced, if their caller does not say.",
+    )
 
     @field_validator("allowed_hosts", mode="before")
     @classmethod

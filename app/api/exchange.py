@@ -5,14 +5,17 @@ Invariant: every answer, whoever makes it, leaves with the request's id and the 
 
 import asyncio
 import gzip
+import re
 import time
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
+import structlog
 import zstandard
 from starlette.types import Message, Scope, Send
 
 from app.resources import Resources
+from app.tracing import Answered
 
 KEY = "shopcast.exchange"
 COMPRESSED_FROM_BYTES = 2048
@@ -30,6 +33,8 @@ SECURITY: dict[bytes, bytes] = {
     b"cache-control": b"no-store",
 }
 _ALWAYS = list(SECURITY.items())
+_PHASE = re.compile(rb"(\w+);dur=([0-9.]+)")
+log = structlog.get_logger(__name__)
 
 
 class ClientGoneError(Exception):
@@ -41,7 +46,7 @@ class Exchange:
 
     __slots__ = (
         *("_send", "_start", "began_s", "headers", "id_header", "method", "request_id"),
-        *("resources", "route", "status", "timing"),
+        *("model", "resources", "route", "status", "timing"),
     )
 
     def __init__(
@@ -58,6 +63,7 @@ class Exchange:
         self.began_s = time.perf_counter()
         self.status = 0  # nothing left yet
         self.timing = b""
+        self.model = ""  # name and version that answered, once one has
         self.route = ""  # its template, where the framework does not note it
         self._send = send
         self._start: Message | None = None
@@ -95,6 +101,26 @@ class Exchange:
         seconds = time.perf_counter() - self.began_s
         status = self.status or NOTHING_SENT
         self.resources.metrics.observe_http(route, method=method, status=status, seconds=seconds)
+        self._tell(route, method=method, status=status, seconds=seconds)
+
+    def _tell(self, route: str, *, method: str, status: int, seconds: float) -> None:
+        """To the log and to the tracer, where they want to know."""
+        settings, tracing = self.resources.settings, self.resources.tracing
+        logged = settings.log_requests == "all" or (
+            settings.log_requests == "slow"
+            and ((status >= 500 and status != 503) or seconds * 1000 >= settings.slow_ms)
+        )
+        if not logged and tracing is None:
+            return
+        facts = {"request_id": self.request_id, "model": self.model}
+        phases = phases_of(self.timing)
+        if tracing is not None:
+            tracing.record(Answered(method, route, status, seconds, self.headers, phases, facts))
+        if logged:
+            taken = {f"{name}_ms": round(1000 * each, 3) for name, each in phases.items()}
+            said = {name: value for name, value in facts.items() if value} | taken
+            ms = round(1000 * seconds, 3)
+            log.info("request", method=method, route=route, status=status, ms=ms, **said)
 
     async def _begin(self, start: Message, message: Message) -> None:
         headers = list(start["headers"])
@@ -132,6 +158,11 @@ def exchange_of(scope: Scope | MutableMapping[str, Any]) -> Exchange:
     """The exchange that a request belongs to."""
     exchange: Exchange = scope[KEY]
     return exchange
+
+
+def phases_of(timing: bytes) -> dict[str, float]:
+    """Seconds by name of what Server-Timing says."""
+    return {name.decode(): float(ms) / 1000 for name, ms in _PHASE.findall(timing)}
 
 
 def preferred(accepted: str) -> str | None:

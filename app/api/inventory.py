@@ -101,6 +101,7 @@ class PredictInventory:
             async with turn(self._turn(exchange), deadline_s, before="the stock was reckoned"):
                 answer = await _aside(question, prediction, dependence, deadline_s=deadline_s)
         # stock arithmetic counts as serialize: an item's JSON is made as soon as its plan is
+        exchange.model = f"{prediction.name}/{prediction.version}"
         exchange.timing = timing_of(
             prediction,
             validate_s=validated_s - exchange.began_s,

@@ -114,6 +114,7 @@ class PredictPurchase:
         prediction = await _predict(question, profile, exchange, receive, left_s=left_s)
         predicted_s = time.perf_counter()
         answer = await _render(question, profile, prediction)
+        exchange.model = f"{prediction.name}/{prediction.version}"
         exchange.timing = timing_of(
             prediction,
             validate_s=validated_s - exchange.began_s,

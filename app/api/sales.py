@@ -78,6 +78,7 @@ class PredictSales:
         prediction = await _predict(question, exchange, receive, left_s=deadline_s - validated_s)
         predicted_s = time.perf_counter()
         answer = await _render(question, prediction)
+        exchange.model = f"{prediction.name}/{prediction.version}"
         exchange.timing = timing_of(
             prediction,
             validate_s=validated_s - exchange.began_s,
