@@ -213,11 +213,25 @@ def serve(
 
 
 @app.command()
+def worker() -> None:
+    """Run jobs, until told to stop; a job at hand is left to the next worker.
+
+    `shopcast serve` starts one of its own unless SHOPCAST_WORKER=external.
+    """
+    from app.worker import run
+
+    run(_settings())
+
+
+@app.command()
 def migrate() -> None:
     """Bring the database up to date: creates its tables, keeps its data."""
     from app.db import migrate as migrate_database
+    from app.worker import prepare
 
-    migrate_database(_settings().database)
+    database = _settings().database
+    migrate_database(database)
+    prepare(database)
 
 
 @predict.command("sales")

@@ -16,8 +16,10 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     Engine,
+    Float,
     LargeBinary,
     String,
+    Text,
     TypeDecorator,
     UniqueConstraint,
     create_engine,
@@ -106,6 +108,69 @@ class ShopProfileRow(Base):
     customers: Mapped[int]
     events: Mapped[int]
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class JobRow(Base):
+    """A job: what was asked, how far it is, what it found. Workers write what they hold alone.
+
+    revision: rises with every change. road: of which making the steps are that it goes through.
+    """
+
+    __tablename__ = "jobs"
+    __table_args__ = (UniqueConstraint("actor", "idempotency_key", name="uq_jobs_idempotency"),)
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    model: Mapped[str] = mapped_column(String(64))
+    dataset_id: Mapped[str | None] = mapped_column(String(32), index=True)
+    asked: Mapped[dict[str, Any]] = mapped_column(JSON)
+    digest: Mapped[str] = mapped_column(String(64))
+    actor: Mapped[str] = mapped_column(String(64))
+    idempotency_key: Mapped[str | None] = mapped_column(String(128))
+    schedule: Mapped[str | None] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(24), index=True)
+    step: Mapped[str | None] = mapped_column(String(32))
+    progress: Mapped[float] = mapped_column(Float, default=0.0)
+    eta_s: Mapped[float | None] = mapped_column(Float)
+    curve: Mapped[list[Any]] = mapped_column(JSON, default=list)
+    facts: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    error: Mapped[str | None] = mapped_column(Text)
+    cancelling: Mapped[bool] = mapped_column(default=False)
+    worker: Mapped[str | None] = mapped_column(String(80))
+    road: Mapped[str | None] = mapped_column(String(16))
+    revision: Mapped[int] = mapped_column(default=1)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class ScheduleRow(Base):
+    """A job to be asked for again and again. next_at: when it falls due."""
+
+    __tablename__ = "schedules"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    cron: Mapped[str] = mapped_column(String(128))
+    timezone: Mapped[str] = mapped_column(String(64))
+    asked: Mapped[dict[str, Any]] = mapped_column(JSON)
+    enabled: Mapped[bool]
+    actor: Mapped[str] = mapped_column(String(64))
+    next_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    last_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    last_job_id: Mapped[str | None] = mapped_column(String(32))
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class WorkerRow(Base):
+    """A process that runs jobs; its beat rises as long as it is alive."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(String(80), primary_key=True)
+    road: Mapped[str] = mapped_column(String(16))
+    beat: Mapped[int]
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
 def open_database(url: str) -> Engine:

@@ -68,6 +68,10 @@ class DeadlineError(ShopcastError):
     """The caller's deadline passed before the answer was ready."""
 
 
+class JobError(ShopcastError):
+    """A job cannot be done; the message tells whoever asked for it why, and the way out."""
+
+
 class PredictionError(ShopcastError):
     """The model could not answer this input, through no fault of its form."""
 

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from app.batcher import MicroBatcher
 from app.cache import MemoryCache
 from app.db import is_local, migrate, open_database
+from app.jobs import Jobs
 from app.kinds import PURCHASE, SERIES
 from app.metrics import Metrics, watch_loop
 from app.predictor import Predictor
 from app.profiles import Profiles
 from app.registry import Registry
+from app.schedules import Schedules
 from app.settings import Settings
 from app.tracing import Tracing, open_tracing
 from app.versions import Versions
@@ -39,6 +41,8 @@ class Resources:
     predictor: Predictor[SeriesTask, SeriesResult]
     purchases: Predictor[PurchaseTask, PurchaseForecast]
     profiles: Profiles
+    jobs: Jobs
+    schedules: Schedules
     stopping: asyncio.Event
     tracing: Tracing | None
 
@@ -84,6 +88,8 @@ async def open_resources(
             predictor=Predictor(SERIES, registry, batcher, cache, metrics),
             purchases=Predictor(PURCHASE, registry, batcher, cache, metrics),
             profiles=Profiles(database, metrics),
+            jobs=Jobs(database, most_queued=settings.max_queued_jobs),
+            schedules=Schedules(database),
             stopping=asyncio.Event(),
             tracing=tracing,
         )

@@ -140,6 +140,29 @@ class Settings(BaseSettings):
         50_000, description="Most customers that a shop's profile is made from."
     )
 
+    worker: Literal["embedded", "external"] = Field(
+        "embedded",
+        description="Who runs jobs: a process that `shopcast serve` starts beside the API, or "
+        "`shopcast worker`, started by somebody else.",
+    )
+    concurrent_jobs: PositiveInt = Field(1, description="Jobs that a worker runs at a time.")
+    max_queued_jobs: PositiveInt = Field(
+        1000, description="Most jobs that wait; more are refused until some have ended."
+    )
+    job_threads: PositiveInt | None = Field(
+        default=None,
+        description="CPU threads of a job; the default is half of the cores, and at least one.",
+    )
+    job_nice: int = Field(
+        15,
+        ge=0,
+        le=19,
+        description="How far jobs step back behind everything else on the machine, as by `nice`.",
+    )
+    keep_jobs_days: PositiveInt = Field(
+        180, description="Days after which a job that has ended is forgotten with its files."
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level that is logged."
     )

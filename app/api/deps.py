@@ -28,6 +28,11 @@ def resources_of(request: Request) -> Resources:
     return resources
 
 
+def actor_of(_exchange: Exchange) -> str:
+    """Who asks, as what is written down names them."""
+    return "anonymous"
+
+
 async def body_of(exchange: Exchange, receive: Receive, deadline_s: float) -> bytes:
     """The body as it was sent, read within its bounds."""
     return await read_body(

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
+from app.api.job_words import REQUESTS, ScheduleRequest
 from app.api.purchase_words import ProfileRequest, PurchaseRequest, PurchaseResponse
 from app.api.words import (
     InventoryRequest,
@@ -70,6 +71,7 @@ PREDICTING = {
 WORDS = (
     *(SalesRequest, SalesResponse, InventoryRequest, InventoryResponse),
     *(PurchaseRequest, PurchaseResponse, ProfileRequest),
+    *(*REQUESTS, ScheduleRequest),
     ProblemResponse,
 )
 PROBES = frozenset({"/healthz", "/readyz", "/ping"})
@@ -77,6 +79,7 @@ PROBLEMS = {
     400: "The body is not JSON, not UTF-8, or its compression is broken.",
     403: "The request comes from a page of another site.",
     404: "There is no such model, version or profile.",
+    409: "That does not go with how things stand; the detail says how they do.",
     413: "The body is larger than the limit, before or after decompression.",
     415: "The body is not application/json, or compressed in an unknown way.",
     421: "The Host header names a host that the service does not answer for.",
@@ -170,6 +173,10 @@ def _described(app: FastAPI) -> dict[str, Any]:
     )
     schemas = schema.setdefault("components", {}).setdefault("schemas", {})
     schemas.update(words["$defs"])
+    schemas["JobRequest"] = {
+        "oneOf": [{"$ref": REFERENCE.format(model=each.__name__)} for each in REQUESTS],
+        "discriminator": {"propertyName": "kind"},
+    }
     for name in ("HTTPValidationError", "ValidationError"):  # the framework's, never answered
         schemas.pop(name, None)
     for path, operations in schema["paths"].items():
@@ -184,10 +191,15 @@ def _answered(path: str, method: str) -> list[int]:
     """What a path that does not predict may answer beside 200."""
     if method == "put":
         return [status for status in PROBLEMS if status != 404]
-    named, probes, stored = "{" in path, path in PROBES, path.startswith("/shops/")
-    written = [403] if method == "delete" else []
+    named, probes = "{" in path, path in PROBES
+    stored = path.startswith(("/shops/", "/jobs", "/schedules"))
+    written = [403] if method in {"delete", "post"} else []
+    if path == "/jobs" and method == "post":
+        return [400, 403, 413, 415, 421, 422, 500, 503, 504]
+    if path in {"/jobs/{id}/cancel", "/jobs/{id}/result"}:
+        written = [*written, 409]
     return [
-        *([*written, 404] if named else []),
+        *(sorted({*written, 404}) if named else []),
         421,
         *([422] if stored else []),
         500,
