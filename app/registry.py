@@ -209,9 +209,12 @@ def _load_events(settings: Settings) -> "EventsNetwork":
             directory,
             base=settings.purchase_base,
             device=settings.device,
-            # int8 is ONNX Runtime's, which computes the series network alone
+            # int8 is of the series network alone
             dtype="auto" if settings.dtype == "int8" else settings.dtype,
+            runtime=settings.runtime,
             threads=settings.cores,
         )
+    except SetupError as error:
+        raise ConfigurationError(str(error)) from error
     except CheckpointError as error:
         raise ConfigurationError(f"the purchase checkpoint is refused: {error}") from error

@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     )
     runtime: Literal["auto", "torch", "onnx"] = Field(
         "auto",
-        description="What computes the series network: PyTorch, or ONNX Runtime, on a CPU alone "
+        description="What computes networks: PyTorch, or ONNX Runtime, on a CPU alone "
         "and in float32 or int8; auto is onnx wherever it can, else torch.",
     )
     threads: PositiveInt | None = Field(

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -50,6 +48,16 @@ from models.checkpoint import (
 )
 from models.customers import CONTEXT_SIZE, customer_of, population_of
 from models.explain import STEPS, explain
+from models.placement import (
+    DeviceName,
+    DtypeName,
+    RuntimeName,
+    Threads,
+    device_of,
+    dtype_of,
+    runtime_of,
+    without_packages,
+)
 from models.synth.customers import BIN_EDGES
 from models.tokens import (
     CATEGORY_BUCKETS,
@@ -62,7 +70,7 @@ from models.tokens import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from models.customers import Ints
@@ -295,11 +303,6 @@ def new_events_model(config: EventsConfig, *, seed: int) -> EventsModel:
 
 ENGINE = 1  # raise it when the same weights begin to answer differently
 PART_TOKENS = 2048  # padded tokens of a pass on a CPU, which customers of like length share
-#: As in models.series: below so many products a second thread costs more than it gains.
-PARALLEL_PRODUCTS = 1_000_000_000
-
-DeviceName = Literal["auto", "cpu", "cuda"]
-DtypeName = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +314,7 @@ class EventsDescription:
     parameters: int
     device: str
     dtype: str
+    runtime: str
     events_read: int  # the latest of a customer's events
     farthest_days: int  # the end of the last bin; beyond it the hazard stays as it is there
 
@@ -333,18 +337,21 @@ class EventsNetwork:
         *,
         device: DeviceName = "auto",
         dtype: DtypeName = "auto",
+        runtime: RuntimeName = "auto",
     ) -> None:
-        self._device = _device(device)
-        self._dtype = _dtype(dtype, self._device)
+        self._runtime = runtime_of(runtime, device, dtype)
+        self._device = device_of("cpu" if self._runtime == "onnx" else device)
+        self._dtype = dtype_of(dtype, self._device)
         self._model = checkpoint.model.requires_grad_(False)
         self._model.to(self._device)  # type: ignore[arg-type]  # its wrapper hides self
         self._config = checkpoint.model.config
         self._edges = np.array([0.0, *self._config.bin_edges])
-        self._threads, self._running = torch.get_num_threads(), 0
-        self._lock = threading.Lock()
+        self._threads = Threads()
+        self._forward = self._load()
         self._name = checkpoint.name
         self._parameters = sum(weight.numel() for weight in self._model.parameters())
-        setup = f"events:{ENGINE}:{checkpoint.digest}:{self._dtype}:{self._device.type}"
+        where = f"{self._dtype}:{self._device.type}:{self._runtime}"
+        setup = f"events:{ENGINE}:{checkpoint.digest}:{where}"
         self._fingerprint = hashlib.sha256(setup.encode()).hexdigest()
 
     @classmethod
@@ -355,15 +362,18 @@ class EventsNetwork:
         *,
         device: DeviceName = "auto",
         dtype: DtypeName = "auto",
+        runtime: RuntimeName = "auto",
         threads: int | None = None,
     ) -> EventsNetwork:
         """Read, verify and warm up a checkpoint; CheckpointError says what is wrong with it.
 
-        threads: CPU threads of torch, for the whole process.
+        threads: CPU threads of torch, for the whole process. Raises SetupError if device, dtype
+        and runtime do not go together or are not to be had here.
         """
         if threads is not None:
             torch.set_num_threads(threads)
-        network = cls(load_events(directory, base=base), device=device, dtype=dtype)
+        checkpoint = load_events(directory, base=base)
+        network = cls(checkpoint, device=device, dtype=dtype, runtime=runtime)
         network.warm_up()
         return network
 
@@ -379,6 +389,7 @@ class EventsNetwork:
             parameters=self._parameters,
             device=str(self._device),
             dtype=str(self._dtype).removeprefix("torch."),
+            runtime=self._runtime,
             events_read=self._config.length,
             farthest_days=self._config.bin_edges[-1],
         )
@@ -406,7 +417,7 @@ class EventsNetwork:
         """
         tokens = _tokens(tasks, self._config.length)
         try:
-            with self._counted():
+            with self._threads.counted():
                 curves = self._curves(tokens)
                 explanations = self._explanations(tasks, tokens)
         except torch.OutOfMemoryError as error:
@@ -426,16 +437,15 @@ class EventsNetwork:
         except (ModelError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"the warm-up answer failed: {error}") from error
 
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        """Count a batch as running, with its share of the threads: all if it runs alone."""
-        with self._lock:
-            self._running += 1
+    def _load(self) -> Callable[[Tokens], Answer]:
+        """The forward pass, in the runtime wanted."""
+        if self._runtime == "torch":
+            return self._in_torch
         try:
-            yield
-        finally:
-            with self._lock:
-                self._running -= 1
+            from models.events_runtime import OnnxEvents  # noqa: PLC0415 - as in models.series
+        except ImportError as error:
+            raise without_packages(error) from error
+        return OnnxEvents(self._model, threads=self._threads.count)
 
     def _curves(self, tokens: Tokens) -> Curves:
         rows = len(tokens)
@@ -450,12 +460,13 @@ class EventsNetwork:
             _verify_finite(values)
         return Curves(self._edges, hazard, more, amount, tokens.scale)
 
-    @torch.inference_mode()
     def _pass(self, tokens: Tokens) -> Answer:
         length = 1 + self._config.shop_tokens + tokens.present.shape[1]
-        products = len(tokens) * length * self._parameters
-        share = max(1, self._threads // max(1, self._running))
-        torch.set_num_threads(share if products >= PARALLEL_PRODUCTS else 1)
+        self._threads.take(len(tokens) * length * self._parameters)
+        return self._forward(tokens)
+
+    @torch.inference_mode()
+    def _in_torch(self, tokens: Tokens) -> Answer:
         reduced = self._dtype == torch.bfloat16
         with torch.autocast(self._device.type, torch.bfloat16, enabled=reduced):
             return self._model(Inputs.of(tokens, self._device))  # type: ignore[no-any-return]
@@ -651,17 +662,3 @@ def _rows_of(curves: Curves, rows: list[int]) -> Curves:
 def _verify_finite(values: FloatArray) -> None:
     if not np.isfinite(values).all():
         raise NotFiniteError("the network's answer is not a finite number")
-
-
-def _device(name: DeviceName) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError("device cuda was asked for, and there is none")
-    return torch.device(name)
-
-
-def _dtype(name: DtypeName, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return torch.bfloat16 if name == "bfloat16" else torch.float32

@@ -97,7 +97,7 @@ class Graph:
         ((name, shape),) = output.items()
         made = helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
         nodes = [*self._nodes, helper.make_node("Identity", [value], [name])]
-        graph = helper.make_graph(nodes, "chronos2", given, [made], self._constants)
+        graph = helper.make_graph(nodes, "network", given, [made], self._constants)
         versions = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIBUTED, 1)]
         model = helper.make_model(graph, opset_imports=versions, ir_version=11)
         return bytes(model.SerializeToString())

@@ -41,8 +41,8 @@ class OnnxForward:
         """Raises CheckpointError if the network cannot be written as a graph."""
         graph = graph_of(forward, int8=int8)
         self._threads = threads
-        self._single = _session(graph, threads=1)
-        self._wide = _session(graph, threads=threads) if threads > 1 else self._single
+        self._single = session_of(graph, threads=1)
+        self._wide = session_of(graph, threads=threads) if threads > 1 else self._single
 
     def __call__(
         self,
@@ -56,16 +56,24 @@ class OnnxForward:
         session = self._wide if torch.get_num_threads() >= self._threads else self._single
         inputs = {"context": context.numpy(), "future": future.numpy()}
         inputs |= _inputs(groups, len(context))
-        try:
-            (quantiles,) = session.run(None, inputs)
-        except FAILURES as error:
-            if OUT_OF_MEMORY in str(error):
-                raise OutOfMemoryError(str(error)) from error
-            raise ModelError(f"ONNX Runtime: {error}") from error
-        return torch.from_numpy(quantiles)
+        return torch.from_numpy(answer_of(session, inputs))
 
 
-def _session(graph: bytes, *, threads: int) -> onnxruntime.InferenceSession:
+def answer_of(
+    session: onnxruntime.InferenceSession, inputs: dict[str, NDArray[Any]]
+) -> NDArray[np.float32]:
+    """The one output. Raises OutOfMemoryError, ModelError."""
+    try:
+        (answer,) = session.run(None, inputs)
+    except FAILURES as error:
+        if OUT_OF_MEMORY in str(error):
+            raise OutOfMemoryError(str(error)) from error
+        raise ModelError(f"ONNX Runtime: {error}") from error
+    return np.asarray(answer)
+
+
+def session_of(graph: bytes, *, threads: int) -> onnxruntime.InferenceSession:
+    """A graph, ready to run. Raises CheckpointError."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = SILENT

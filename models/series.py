@@ -6,9 +6,7 @@ its quantiles never cross, and none of its intervals has vanished for want of hi
 
 import hashlib
 import math
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +28,6 @@ from models.base import (
     SeriesForecast,
     SeriesResult,
     SeriesTask,
-    SetupError,
     Work,
 )
 from models.calibration import calibration_of, caution_of
@@ -41,22 +38,25 @@ from models.features import Rows, least_deviation, row_count, rows_of, scale_of
 from models.forward import Forward, Groups
 from models.guide import guide
 from models.paths import Dependence, dependence_of
+from models.placement import (
+    DeviceName,
+    DtypeName,
+    RuntimeName,
+    Threads,
+    device_of,
+    dtype_of,
+    runtime_of,
+    without_packages,
+)
 from models.seasonal import SeasonalAdjustment, adjust
 
 ENGINE = 5  # raise it when the same weights begin to answer differently
 PATH_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # followed beyond one horizon
 FARTHEST = 6.0  # from the history's mean a guide counts, in the network's space; as in training
 LARGEST = float(np.finfo(np.float32).max)
-#: Products a pass needs before a second thread gains more than it costs to wake it at each layer:
-#: about 16 rows of 512 points in a network of 2 M parameters (measured with sleeping threads).
-PARALLEL_PRODUCTS = 1_000_000_000
-
 SWITCHES: dict[str, bool | None] = {"auto": None, "on": True, "off": False}
 
 SwitchName = Literal["auto", "on", "off"]
-DeviceName = Literal["auto", "cpu", "cuda"]
-DtypeName = Literal["auto", "float32", "bfloat16", "int8"]
-RuntimeName = Literal["auto", "torch", "onnx"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +101,12 @@ class SeriesNetwork:
     ) -> None:
         """seasonal_adjustment, covariate_effects: None does what the checkpoint was trained for."""
         config = checkpoint.model.chronos_config
-        self._runtime = _runtime(runtime, device, dtype)
-        self._device = _device("cpu" if self._runtime == "onnx" else device)
-        self._dtype = _dtype(dtype, self._device)
+        self._runtime = runtime_of(runtime, device, dtype)
+        self._device = device_of("cpu" if self._runtime == "onnx" else device)
+        self._dtype = dtype_of(dtype, self._device)
         if self._device.type == "cuda" and self._dtype == torch.bfloat16:
             torch.set_float32_matmul_precision("high")  # TF32 for what is not reduced
-        self._threads, self._running = torch.get_num_threads(), 0
+        self._threads = Threads()
         self._forward = self._load(checkpoint.model)
         self._levels = tuple(config.quantiles)
         self._patch: int = config.input_patch_size
@@ -121,7 +121,6 @@ class SeriesNetwork:
         self._dependence = dependence_of(options)
         self._calibration = calibration_of(options)
         self._paths = _paths(self._levels)
-        self._lock = threading.Lock()
         self._name = checkpoint.name
         self._parameters = sum(weight.numel() for weight in checkpoint.model.parameters())
         where = f"{self._dtype}:{self._device.type}:{self._runtime}"
@@ -211,7 +210,7 @@ class SeriesNetwork:
             tasks = complete(tasks, self.predict, longest=self._patch)
         rows = rows_of(tasks, context_length=self._context, horizon=patches * self._patch)
         try:
-            with self._counted():
+            with self._threads.counted():
                 quantiles = self._quantiles(rows, patches)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()  # a smaller batch needs what this one broke into pieces
@@ -235,27 +234,9 @@ class SeriesNetwork:
         try:
             from models.runtime import OnnxForward  # noqa: PLC0415 - packages that few may lack
         except ImportError as error:
-            raise SetupError(
-                f"runtime onnx needs a package that is missing ({error.name}): "
-                "`pip install onnx onnxruntime`, or set SHOPCAST_RUNTIME=torch"
-            ) from error
+            raise without_packages(error) from error
         forward = Forward(model, device=self._device, dtype=torch.float32)
-        return OnnxForward(forward, int8=self._dtype == torch.int8, threads=self._threads)
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        """Count a batch as running."""
-        with self._lock:
-            self._running += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._running -= 1
-
-    def _share(self) -> int:
-        """Threads for a batch: all if it runs alone; batches side by side beat threads within."""
-        return max(1, self._threads // max(1, self._running))
+        return OnnxForward(forward, int8=self._dtype == torch.int8, threads=self._threads.count)
 
     def _quantiles(self, rows: Rows, patches: int) -> FloatArray:
         """(target rows, levels, patches * patch): monotone, wide enough, the season put back."""
@@ -357,7 +338,7 @@ class SeriesNetwork:
             future[: len(past)][ahead.target] = guides
             about[ahead.target, 0] = np.clip(guides, -FARTHEST, FARTHEST)
         products = n_rows * (time + 1 + patches) * self._parameters
-        torch.set_num_threads(self._share() if products >= PARALLEL_PRODUCTS else 1)
+        self._threads.take(products)
         answer = self._forward(
             self._to_device(context),
             self._to_device(future),
@@ -451,32 +432,3 @@ def _mass(levels: Sequence[float]) -> torch.Tensor:
     edges = torch.tensor([0.0, *levels, 1.0])
     mass = (edges[2:] - edges[:-2]) / 2
     return mass / mass.sum()
-
-
-def _runtime(name: RuntimeName, device: DeviceName, dtype: DtypeName) -> Literal["torch", "onnx"]:
-    """What computes: ONNX Runtime on a CPU in float32 and int8, torch in all other cases."""
-    on_cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
-    if name == "onnx" and (device == "cuda" or dtype == "bfloat16"):
-        raise SetupError(
-            "runtime onnx computes on a CPU, in float32 or int8; set SHOPCAST_RUNTIME=torch "
-            "for a GPU and for bfloat16"
-        )
-    if dtype == "int8" and (name == "torch" or device == "cuda"):
-        raise SetupError("dtype int8 needs runtime onnx, on a CPU; set SHOPCAST_RUNTIME=onnx")
-    if name == "auto":
-        return "onnx" if dtype == "int8" or (on_cpu and dtype != "bfloat16") else "torch"
-    return name
-
-
-def _device(name: DeviceName) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError("device cuda was asked for, and there is none")
-    return torch.device(name)
-
-
-def _dtype(name: DtypeName, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}[name]

@@ -12,7 +12,16 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from models.base import PURCHASE, CheckpointError, Customer, ModelError, PurchaseTask
+from models.base import (
+    PURCHASE,
+    CheckpointError,
+    Customer,
+    FloatArray,
+    ModelError,
+    PurchaseTask,
+    SetupError,
+)
+from models.checkpoint import shipped
 from models.customers import CONTEXT_SIZE, context_of, customer_of, population_of
 from models.events import (
     Answer,
@@ -24,6 +33,7 @@ from models.events import (
     new_events_model,
     parts_of,
 )
+from models.events_graph import events_graph_of
 from models.tokens import tokens_of
 
 if TYPE_CHECKING:
@@ -57,9 +67,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("events") / "tiny")
 
 
-@pytest.fixture(scope="module")
-def network(directory: Path) -> EventsNetwork:
-    return EventsNetwork.load(directory, device="cpu", threads=1)
+@pytest.fixture(scope="module", params=["onnx", "torch"])
+def network(request: pytest.FixtureRequest, directory: Path) -> EventsNetwork:
+    return EventsNetwork.load(directory, device="cpu", runtime=request.param, threads=1)
 
 
 def customer(seed: int, events: int) -> Customer:
@@ -198,6 +208,50 @@ def test_parts_hold_each_row_once_and_keep_their_size() -> None:
         assert Inputs.of(tokens.take(part), torch.device("cpu")).events.shape[1] == padded - 3
 
 
+# --- runtimes --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["shipped", "tiny"])
+@pytest.mark.parametrize("known", [CONTEXT, None])
+def test_onnx_answers_what_torch_answers(
+    directory: Path, name: str, known: FloatArray | None
+) -> None:
+    checkpoint = shipped("purchase") if name == "shipped" else directory
+    asked = tasks(context=known)
+    expected = EventsNetwork.load(checkpoint, device="cpu", runtime="torch").predict(asked)
+    got = EventsNetwork.load(checkpoint, device="cpu", runtime="onnx").predict(asked)
+    for theirs, ours in zip(expected, got, strict=True):
+        np.testing.assert_allclose(ours.probability, theirs.probability, atol=1e-5)
+        np.testing.assert_allclose(ours.purchases, theirs.purchases, rtol=1e-4)
+        np.testing.assert_allclose(ours.spend, theirs.spend, rtol=1e-4)
+
+
+@pytest.mark.parametrize("events", [0, 1])
+def test_customers_alike_are_answered_without_padding(network: EventsNetwork, events: int) -> None:
+    (alone,) = network.predict([replace(tasks()[0], customer=customer(7, events))])
+    together = network.predict([replace(tasks()[0], customer=customer(7, events))] * 3)
+    for answer in together:
+        np.testing.assert_allclose(answer.probability, alone.probability, atol=1e-6)
+
+
+def test_the_runtime_is_told_and_chosen_by_what_is_asked(directory: Path) -> None:
+    loaded = [
+        EventsNetwork.load(directory, device="cpu"),
+        EventsNetwork.load(directory, device="cpu", dtype="bfloat16"),
+        EventsNetwork.load(directory, device="cpu", runtime="torch"),
+    ]
+    assert [each.describe().runtime for each in loaded] == ["onnx", "torch", "torch"]
+    with pytest.raises(SetupError, match="SHOPCAST_RUNTIME=torch"):
+        EventsNetwork.load(directory, runtime="onnx", dtype="bfloat16")
+
+
+def test_another_activation_needs_torch(directory: Path) -> None:
+    model = load_events(directory).model
+    model.encoder.config.hidden_activation = "relu"
+    with pytest.raises(CheckpointError, match="SHOPCAST_RUNTIME=torch"):
+        events_graph_of(model)
+
+
 # --- why -------------------------------------------------------------------------------------
 
 
@@ -242,7 +296,8 @@ def test_the_fingerprint_follows_weights_and_settings(directory: Path, tmp_path:
     assert first.fingerprint == EventsNetwork.load(directory, device="cpu").fingerprint
     other = EventsNetwork.load(save_tiny(tmp_path / "other", seed=1), device="cpu")
     reduced = EventsNetwork.load(directory, device="cpu", dtype="bfloat16")
-    assert len({each.fingerprint for each in (first, other, reduced)}) == 3
+    bare = EventsNetwork.load(directory, device="cpu", runtime="torch")
+    assert len({each.fingerprint for each in (first, other, reduced, bare)}) == 4
     assert reduced.describe().dtype == "bfloat16"
 
 
