@@ -69,7 +69,8 @@ def load_series(directory: Path, *, base: Path | None = None) -> SeriesCheckpoin
     """Read a Chronos-2 checkpoint, or a LoRA adapter on top of its base.
 
     base: the base checkpoint of an adapter; by default the directory `base` inside it. What the
-    adapter's own config says of its base is ignored.
+    adapter's own config says of its base is ignored. Options are those of the adapter's config.json
+    if it has one, else those of its base.
     Raises CheckpointError with the reason.
     """
     if not directory.is_dir():
@@ -81,9 +82,7 @@ def load_series(directory: Path, *, base: Path | None = None) -> SeriesCheckpoin
     model = _build(config)
     fill(model, read_tensors(files))
     digest = digest_of([directory / CONFIG, *files])
-    said = raw.get("shopcast")
-    options = said if isinstance(said, dict) else {}
-    return SeriesCheckpoint(directory.name, model.eval(), digest, options)
+    return SeriesCheckpoint(directory.name, model.eval(), digest, _options(raw))
 
 
 def save_random(directory: Path, configuration: str, *, seed: int = 0) -> Path:
@@ -163,7 +162,11 @@ def _load_adapter(directory: Path, base: Path) -> SeriesCheckpoint:
         )
     root = load_series(base)
     model, digest = merged(root.model, directory, root.digest)
-    return SeriesCheckpoint(directory.name, model.eval(), digest, root.options)
+    if not (directory / CONFIG).exists():
+        return SeriesCheckpoint(directory.name, model.eval(), digest, root.options)
+    own = hashlib.sha256((directory / CONFIG).read_bytes()).hexdigest()
+    digest = hashlib.sha256(f"{digest}:{own}".encode()).hexdigest()
+    return SeriesCheckpoint(directory.name, model.eval(), digest, _options(_json(directory)))
 
 
 def merged(model: ModelT, directory: Path, digest: str) -> tuple[ModelT, str]:
@@ -187,14 +190,25 @@ def merged(model: ModelT, directory: Path, digest: str) -> tuple[ModelT, str]:
     return whole, hashlib.sha256(f"{digest}:{own}".encode()).hexdigest()
 
 
-def _read_config(directory: Path) -> tuple[Chronos2CoreConfig, dict[str, Any]]:
+def _json(directory: Path) -> dict[str, Any]:
     try:
         raw = json.loads((directory / CONFIG).read_text())
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint has no {CONFIG}") from None
     except ValueError as error:
         raise CheckpointError(f"{CONFIG} is not JSON: {error}") from error
-    if not isinstance(raw, dict) or "chronos_config" not in raw:
+    return raw if isinstance(raw, dict) else {}
+
+
+def _options(raw: dict[str, Any]) -> dict[str, Any]:
+    """What a config says under `shopcast`."""
+    said = raw.get("shopcast")
+    return said if isinstance(said, dict) else {}
+
+
+def _read_config(directory: Path) -> tuple[Chronos2CoreConfig, dict[str, Any]]:
+    raw = _json(directory)
+    if "chronos_config" not in raw:
         raise CheckpointError(f"{CONFIG} has no chronos_config: not a Chronos-2 checkpoint")
     if raw.get("architectures") != ["Chronos2Model"]:
         raise CheckpointError(f"architectures is {raw.get('architectures')}, not Chronos2Model")

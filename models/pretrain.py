@@ -40,6 +40,7 @@ from models.guide import guide
 from models.muon import Muon
 from models.seasonal import CANDIDATES, adjust
 from models.synth.series import groups, singles
+from models.tuning import TRACKERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -64,8 +65,6 @@ TOLD: tuple[tuple[Seasons, float], ...] = (
 )
 #: What stands around the network, as checkpoints and settings call it.
 AROUND = ("seasonal_adjustment", "covariate_effects", "guide")
-#: What a curve can be reported to; each by its own environment variables.
-TRACKERS = ("tensorboard", "wandb", "mlflow")
 _HELD_OUT = 1 << 40  # steps from here on are for validation
 
 
@@ -206,11 +205,18 @@ class _GroupAttention(GroupSelfAttention):  # type: ignore[misc]  # chronos has 
 def build_network(settings: PretrainSettings) -> Chronos2Model:
     """A Chronos-2 network with weights drawn anew (torch's generator must be seeded)."""
     model = Chronos2Model(_config(settings))
-    for block in model.encoder.block:
-        block.layer[1] = _GroupAttention(model.config)
+    arrange(model)
     initialise(model)
     _initialise_answer(model)
     return model
+
+
+def arrange(model: Chronos2Model) -> None:
+    """Let batches of rows that are all alone take the short way that `answer_of` tells them of."""
+    for block in model.encoder.block:
+        attention = _GroupAttention(model.config)
+        attention.load_state_dict(block.layer[1].state_dict())
+        block.layer[1] = attention
 
 
 def begin_from(model: Chronos2Model, directory: Path) -> None:
@@ -391,6 +397,18 @@ def quantile_loss(model: Chronos2Model, batch: Batch) -> Tensor:
     A row weighs the more, up to 4 times, the smaller its steps are beside its spread: errors are
     judged in units of the steps (MASE), and a trend makes the spread large.
     """
+    answer, truth, weight = answer_of(model, batch)
+    error = torch.where(torch.isnan(truth), 0.0, torch.nan_to_num(truth) - answer)
+    level = model.quantiles.float()[:, None]
+    pinball = torch.maximum(level * error, (level - 1) * error).mean(dim=1)  # (rows, horizon)
+    return 2 * (weight * pinball).sum() / weight.sum().clamp_min(1e-6)
+
+
+def answer_of(model: Chronos2Model, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """What the network says, what came, and what each counts, in the network's normalised space.
+
+    (rows, levels, horizon), (rows, 1, horizon) with NaN where nothing is scored, (rows, horizon).
+    """
     for block in model.encoder.block:
         block.layer[1].alone = batch.alone
     patch = model.chronos_config.output_patch_size
@@ -404,14 +422,9 @@ def quantile_loss(model: Chronos2Model, batch: Batch) -> Tensor:
     answer = model.output_patch_embedding(encoded[0][:, -patches:]).float()
     answer = answer.unflatten(-1, (-1, patch)).transpose(1, 2).flatten(2)  # (rows, levels, horizon)
     about = torch.nan_to_num(model.instance_norm(batch.guide, loc_scale)[0]).clamp(-6, 6)
-    answer = answer + about[:, None]
     truth = model.instance_norm(batch.future, loc_scale)[0].clamp(-6, 6)[:, None]
-    scored = ~torch.isnan(truth)
-    error = torch.where(scored, torch.nan_to_num(truth) - answer, 0.0)
-    level = model.quantiles.float()[:, None]
-    pinball = torch.maximum(level * error, (level - 1) * error).mean(dim=1)  # (rows, horizon)
-    weight = _row_weight(batch.context, loc_scale[1]) * scored[:, 0]
-    return 2 * (weight * pinball).sum() / weight.sum().clamp_min(1e-6)
+    weight = _row_weight(batch.context, loc_scale[1]) * ~torch.isnan(truth[:, 0])
+    return answer + about[:, None], truth, weight
 
 
 def _row_weight(context: Tensor, scale: Tensor) -> Tensor:

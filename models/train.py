@@ -1,0 +1,564 @@
+"""Fine-tuning of the series network on a shop's own records.
+
+Time is cut in three: the latest windows, those of the plan, are the gate's and are never seen here;
+the windows before them say when to stop; what lies before those is trained on.
+
+Invariant: the weights that are written are those that were best on the validation windows, and a
+run that was killed goes on where its last saved state was.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import logging
+import math
+import shutil
+import time
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from models.base import ModelError
+from models.checkpoint import CONFIG, WEIGHTS
+from models.lessons import Earlier, Lessons
+from models.pretrain import Batch, answer_of, arrange, draw_batch
+from models.tuning import OPTIMIZERS, Trained, TrainProgress, TrainSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from chronos.chronos2.model import Chronos2Model
+
+    from models.backtest import Plan, Record
+    from models.examples import Examples
+
+__all__ = ["Earlier", "TrainProgress", "TrainSettings", "Trained", "fine_tune"]
+
+logger = logging.getLogger(__name__)
+
+#: Methods whose result is an adapter; AdaLoRA's, of a rank for each layer, is merged instead.
+_ADAPTERS = {"lora", "ia3"}
+#: Where adapters go: attention and feed-forward of the encoder, and the layers at its ends.
+_ENDS = r"(input|output)_patch_embedding\.(hidden|output|residual)_layer"
+TARGETS = rf"(.*self_attention\.(q|k|v|o))|(.*mlp\.(wi|wo))|({_ENDS})"
+_FEED_FORWARD = rf"(.*mlp\.wo)|({_ENDS.replace('hidden|', '')})"
+_SAVED = "checkpoint-"
+
+
+def fine_tune(  # noqa: PLR0913 - each is a thing of its own
+    base: Path,
+    records: Sequence[Record],
+    plan: Plan,
+    out: Path,
+    *,
+    state: Path,
+    settings: TrainSettings | None = None,
+    base_of: Path | None = None,
+    earlier: Sequence[Earlier] = (),
+    threads: int | None = None,
+    told: Callable[[TrainProgress], None] | None = None,
+) -> Trained:
+    """Train on what lies before the plan's windows, and write a checkpoint directory to `out`.
+
+    base: the checkpoint to begin from; base_of: its own base if it is an adapter. An adapter is
+    written for lora and ia3 on a whole base, else a whole checkpoint. state: where the run
+    is kept to go on from; the same call goes on where it was. told: called after each part of a
+    step, and may raise to stop. Raises ModelError for records that are too few or too short, and
+    for a state that is of another run.
+    """
+    settings = settings or TrainSettings()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    lessons = Lessons.of(base, base_of, records, plan, settings, earlier)
+    tuner = _Tuner(lessons, settings, state, told or (lambda _: None))
+    with _quiet():
+        tuner.train()
+    return tuner.write(out)
+
+
+# --- the network in training -----------------------------------------------------------------
+
+
+def adapted(model: Chronos2Model, settings: TrainSettings, *, steps: int) -> Any:  # noqa: ANN401
+    """The network, a PeftModel or a Chronos2Model, with what is trained free, the rest frozen."""
+    if settings.method in {"full", "head"}:
+        model.requires_grad_(settings.method == "full")
+        model.output_patch_embedding.requires_grad_(True)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = settings.dropout
+        return model
+    from peft import AdaLoraConfig, IA3Config, LoraConfig, get_peft_model  # noqa: PLC0415
+
+    shared: dict[str, Any] = {
+        "target_modules": TARGETS,
+        "lora_dropout": settings.dropout,
+        "bias": "none",
+    }
+    alpha = 2 * settings.rank
+    kinds: dict[str, Callable[[], Any]] = {
+        "lora": lambda: LoraConfig(r=settings.rank, lora_alpha=alpha, **shared),
+        "adalora": lambda: AdaLoraConfig(
+            init_r=settings.rank + (settings.rank + 1) // 2,
+            target_r=settings.rank,
+            lora_alpha=alpha,
+            tinit=steps // 10,
+            tfinal=steps // 2,
+            total_step=steps,
+            **shared,
+        ),
+        "ia3": lambda: IA3Config(target_modules=TARGETS, feedforward_modules=_FEED_FORWARD),
+    }
+    with warnings.catch_warnings():  # peft reads an attribute by its older name
+        warnings.simplefilter("ignore", FutureWarning)
+        return get_peft_model(model, kinds[settings.method]())
+
+
+def loss_of(model: Any, batch: Batch, settings: TrainSettings) -> Tensor:  # noqa: ANN401
+    """The loss of a batch by the settings, weighed as in pretraining."""
+    answer, truth, weight = answer_of(model, batch)
+    seen = ~torch.isnan(truth)
+    truth = torch.nan_to_num(truth)
+    if settings.space == "values":
+        answer, truth, weight = answer.clamp(-8, 8).sinh(), truth.sinh(), weight.square()
+    if settings.loss == "quantile":
+        error, level = truth - answer, model.quantiles.float()[:, None]
+        each = 2 * torch.maximum(level * error, (level - 1) * error).mean(dim=1)
+    else:
+        middle = model.chronos_config.quantiles.index(0.5)
+        each = _POINT_LOSSES[settings.loss](answer[:, middle], truth[:, 0], reduction="none")
+    return (weight * torch.where(seen[:, 0], each, 0.0)).sum() / weight.sum().clamp_min(1e-6)
+
+
+_POINT_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "mse": torch.nn.functional.mse_loss,
+    "mae": torch.nn.functional.l1_loss,
+    "huber": torch.nn.functional.huber_loss,
+}
+
+
+@dataclass(slots=True)
+class _Standing:
+    """What is kept of a run beside weights and moments."""
+
+    active_s: float = 0.0
+    best: float = math.inf
+    best_step: int = 0
+    looks: int = 0  # since the best
+    looked: int = -1  # step of the latest
+    zero_shot: float = math.nan
+    validation: float = math.nan
+    ended: bool = False
+
+
+@dataclass(slots=True)
+class _Weights:
+    """Trained tensors by name: their running mean, and the best so far."""
+
+    average: dict[str, Tensor] = field(default_factory=dict)
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+
+class _Tuner:
+    """A run: what it has, and what moves it on."""
+
+    def __init__(
+        self,
+        lessons: Lessons,
+        settings: TrainSettings,
+        state: Path,
+        told: Callable[[TrainProgress], None],
+    ) -> None:
+        self.lessons, self.settings, self.state, self.told = lessons, settings, state, told
+        torch.manual_seed(settings.seed)
+        network = copy.deepcopy(lessons.checkpoint.model)
+        arrange(network)
+        self.model = adapted(network, settings, steps=settings.steps)
+        self.parts = _parts(self.model, lessons.examples, settings)
+        self.standing, self.weights = _Standing(), _Weights()
+        self.losses: list[float] = []
+        self.step = 0
+
+    def train(self) -> None:
+        last = self._opened()
+        if self.standing.ended:
+            return
+        if last is None:
+            self.weights.average = self._copy()
+            self.weights.best = self._copy()
+            self.look()
+        trainer = _Trainer(self)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        if self.standing.looked < self.step:
+            self.look()
+        self.standing.ended = True
+        trainer.save_now()
+
+    def _opened(self) -> Path | None:
+        """Prepare the state directory, and say which of its checkpoints is to go on from."""
+        self.state.mkdir(parents=True, exist_ok=True)
+        run_file = self.state / "run.json"
+        if not run_file.exists():
+            run_file.write_text(json.dumps({"key": self.lessons.key}), encoding="utf-8")
+        elif json.loads(run_file.read_text(encoding="utf-8"))["key"] != self.lessons.key:
+            raise ModelError(
+                f"{self.state.name} holds the state of another run; choose another state directory"
+            )
+        shutil.rmtree(self.state / "part", ignore_errors=True)
+        saved = sorted(self.state.glob(f"{_SAVED}*"), key=_number)
+        if not saved:
+            return None
+        last = saved[-1]
+        self.standing = _Standing(**json.loads((last / "standing.json").read_text()))
+        self.weights.average = load_file(last / "average.safetensors")
+        self.weights.best = load_file(last / "best.safetensors")
+        self.step = _number(last)
+        logger.info("goes on from step %d", self.step)
+        return last
+
+    def batch(self, index: int) -> Batch:
+        """The part of a step by its number, the same whenever it is drawn."""
+        rng = np.random.default_rng((self.settings.seed, index))
+        rows = max(1, self.settings.rows // self.parts)
+        if rng.random() >= self.settings.replay:
+            return self.lessons.examples.draw(rng, rows)
+        if self.lessons.replayed:
+            some = self.lessons.replayed[int(rng.integers(len(self.lessons.replayed)))]
+            return some.draw(rng, rows)
+        tokens = self.lessons.synthetic.context_length // self.lessons.synthetic.patch
+        drawn = replace(self.lessons.synthetic, batch_tokens=rows * tokens // 2, seed=1)
+        return draw_batch(drawn, (1 << 30) + self.settings.seed * 1_000_003 + index)
+
+    def share(self) -> float:
+        """How much of the run is done, by steps or by the time there is."""
+        by_time = self.standing.active_s / self.settings.budget_s if self.settings.budget_s else 0.0
+        return min(1.0, max(self.step / self.settings.steps, by_time))
+
+    def rate(self) -> float:
+        """The factor of the learning rate now."""
+        share, warmup = self.share(), self.settings.warmup
+        if share < warmup:
+            return (self.step + 1) / (1 + warmup * self.settings.steps)
+        left = (1 - share) / (1 - warmup)
+        shapes = {
+            "constant": 1.0,
+            "linear": left,
+            "cosine": 0.5 - 0.5 * math.cos(math.pi * left),
+        }
+        return max(0.01, shapes[self.settings.schedule])
+
+    def tell(self) -> None:
+        standing, share = self.standing, self.share()
+        loss = float(np.mean(self.losses)) if self.losses else math.nan
+        left = standing.active_s * (1 - share) / share if share else math.nan
+        self.told(
+            TrainProgress(
+                step=self.step,
+                steps=self.settings.steps,
+                loss=loss,
+                validation=standing.validation,
+                best=standing.best,
+                best_step=standing.best_step,
+                share=share,
+                active_s=standing.active_s,
+                eta_s=left,
+            )
+        )
+
+    def count(self, seconds: float) -> None:
+        """A step was done."""
+        self.step += 1
+        self.standing.active_s += seconds
+        self._follow()
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        keep = min(self.settings.average, (1 + self.step) / (10 + self.step))
+        for name, weight in self._trained():
+            self.weights.average[name].lerp_(weight.detach(), 1 - keep)
+
+    def _trained(self) -> Iterator[tuple[str, Tensor]]:
+        return ((name, w) for name, w in self.model.named_parameters() if w.requires_grad)
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: weight.detach().clone() for name, weight in self._trained()}
+
+    def look(self) -> bool:
+        """Judge the mean of the weights; whether it is time to stop."""
+        live = self._copy()
+        self._place(self.weights.average)
+        try:
+            score = self.lessons.judge.score(self._whole(), self.tell)
+        finally:
+            self._place(live)
+            self.model.train()
+        standing = self.standing
+        standing.validation, standing.looked = score, self.step
+        if self.step == 0:
+            standing.zero_shot = score
+        if score < standing.best:
+            standing.best, standing.best_step, standing.looks = score, self.step, 0
+            self.weights.best = {k: v.clone() for k, v in self.weights.average.items()}
+        else:
+            standing.looks += 1
+        logger.info("step %d: validation %.5f, best %.5f", self.step, score, standing.best)
+        self.tell()
+        return standing.looks >= self.settings.patience
+
+    @torch.no_grad()
+    def _place(self, weights: dict[str, Tensor]) -> None:
+        for name, weight in self._trained():
+            weight.copy_(weights[name])
+
+    def _whole(self) -> Chronos2Model:
+        """A copy of the network as it is, what was trained within its weights."""
+        copied = copy.deepcopy(self.model)
+        if self.settings.method in {"full", "head"}:
+            return copied
+        return copied.merge_and_unload()
+
+    def save(self, directory: Path) -> None:
+        """Add to a saved state what Trainer does not keep."""
+        save_file(_plain(self.weights.average), directory / "average.safetensors")
+        save_file(_plain(self.weights.best), directory / "best.safetensors")
+        text = json.dumps(dataclasses.asdict(self.standing))
+        (directory / "standing.json").write_text(text, encoding="utf-8")
+
+    def write(self, out: Path) -> Trained:
+        """Write the best weights aside, then in place."""
+        self._place(self.weights.best)
+        part = out.with_name(out.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        whole = self.settings.method not in _ADAPTERS or not self.lessons.adapts
+        self._write_whole(part) if whole else self._write_adapter(part)
+        shutil.rmtree(out, ignore_errors=True)
+        part.rename(out)
+        weights = list(self.model.parameters())
+        return Trained(
+            method=self.settings.method,
+            steps=self.standing.best_step,
+            steps_done=self.step,
+            scores={"zero_shot": self.standing.zero_shot, "tuned": self.standing.best},
+            trained=sum(w.numel() for w in weights if w.requires_grad),
+            parameters=sum(w.numel() for w in self.lessons.checkpoint.model.parameters()),
+            seconds=self.standing.active_s,
+            until=self.lessons.judge.until,
+            whole=whole,
+        )
+
+    def _write_whole(self, directory: Path) -> None:
+        model = self._whole()
+        save_file(_plain(dict(model.state_dict())), directory / WEIGHTS, metadata={"format": "pt"})
+        self._write_config(directory)
+
+    def _write_adapter(self, directory: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.model.save_pretrained(str(directory), safe_serialization=True)
+        (directory / "README.md").unlink(missing_ok=True)
+        self._write_config(directory)
+
+    def _write_config(self, directory: Path) -> None:
+        checkpoint = self.lessons.checkpoint
+        config = checkpoint.model.config.to_dict()
+        config |= {"dtype": "float32", "shopcast": checkpoint.options}
+        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        (directory / CONFIG).write_text(text, encoding="utf-8")
+
+
+def _plain(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
+
+
+def _number(path: Path) -> int:
+    return int(path.name.removeprefix(_SAVED))
+
+
+# --- memory ----------------------------------------------------------------------------------
+
+
+def _parts(model: Any, examples: Examples, settings: TrainSettings) -> int:  # noqa: ANN401
+    """Into how many parts a step is cut, so that it stays within the memory there is."""
+    if settings.memory_bytes is None:
+        return 1
+    fixed = 4 * sum(w.numel() * (4 if w.requires_grad else 1) for w in model.parameters())
+    each = _row_bytes(model.config, examples)
+    rows = int((settings.memory_bytes - fixed) // each)
+    if rows < 1:
+        raise ModelError(
+            f"memory_bytes {settings.memory_bytes} is too little: weights take {fixed}, and one "
+            f"row of a step {each}; raise it, or lower context"
+        )
+    return math.ceil(settings.rows / min(rows, settings.rows))
+
+
+def _row_bytes(config: Any, examples: Examples) -> int:  # noqa: ANN401
+    """What one row of a step keeps for the way back: a count of what each layer saves."""
+    longest = max(len(record.target) for record in examples.records)
+    context = min(examples.shape.context_length, longest)
+    tokens = -(-context // examples.shape.patch) + 1 + examples.shape.patches
+    inner = config.num_heads * config.d_kv
+    token: int = 2 * (4 * inner + 6 * config.d_model) + 3 * config.d_ff + config.num_heads * tokens
+    kept: int = 4 * tokens * (token * config.num_layers + 2 * config.d_ff + 8 * config.d_model)
+    return kept
+
+
+# --- Trainer ---------------------------------------------------------------------------------
+
+
+class _Parts(Dataset[dict[str, Any]]):
+    """The parts of a run's steps by number."""
+
+    def __init__(self, tuner: _Tuner) -> None:
+        self.tuner = tuner
+
+    def __len__(self) -> int:
+        return self.tuner.settings.steps * self.tuner.parts
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        batch = self.tuner.batch(index)
+        return {name: getattr(batch, name) for name in Batch.__slots__}
+
+
+class _Trainer(Trainer):
+    """Hugging Face's Trainer on drawn batches, whose checkpoints are whole or are not there."""
+
+    def __init__(self, tuner: _Tuner) -> None:
+        self.tuner = tuner
+        settings = tuner.settings
+        arguments = TrainingArguments(
+            output_dir=str(tuner.state),
+            max_steps=settings.steps,
+            gradient_accumulation_steps=tuner.parts,
+            learning_rate=settings.learning_rate,
+            optim=OPTIMIZERS[settings.optimizer],
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.clip,
+            bf16=settings.dtype == "bfloat16",
+            use_cpu=not torch.cuda.is_available(),
+            seed=settings.seed,
+            save_strategy="no",
+            logging_steps=10,
+            report_to=_trackers(settings.report_to),
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+            ignore_data_skip=True,
+        )
+        super().__init__(tuner.model, arguments, callbacks=[_Steps(tuner)])
+
+    def get_train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        first, parts = self.tuner.step * self.tuner.parts, _Parts(self.tuner)
+        indices = range(first, first + len(parts))
+        return DataLoader(parts, batch_size=None, sampler=indices)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LambdaLR:
+        del num_training_steps
+        moved = optimizer or self.optimizer
+        if moved is None:
+            raise ModelError("no optimizer to schedule")
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(moved, lambda _: self.tuner.rate())
+        return self.lr_scheduler
+
+    def compute_loss(
+        self,
+        model: Any,  # noqa: ANN401
+        inputs: dict[str, Any],
+        *_: object,
+        **__: object,
+    ) -> Tensor:
+        loss = loss_of(model, Batch(**inputs), self.tuner.settings)
+        self.tuner.losses = [*self.tuner.losses[-49:], float(loss.detach())]
+        return loss
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ANN401
+        """Write aside, rename, and drop the ones before."""
+        part = self.tuner.state / "part"
+        shutil.rmtree(part, ignore_errors=True)
+        self.args.output_dir = str(part)
+        super()._save_checkpoint(model, trial)
+        self.args.output_dir = str(self.tuner.state)
+        name = f"{_SAVED}{self.state.global_step}"
+        self.tuner.save(part / name)
+        before = list(self.tuner.state.glob(f"{_SAVED}*"))
+        target = self.tuner.state / name
+        if target in before:
+            target.rename(part / "before")
+        (part / name).rename(target)
+        for old in before:
+            if old != target:
+                shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
+
+    def save_now(self) -> None:
+        self._save_checkpoint(self.model, None)
+
+
+class _Steps(TrainerCallback):
+    """Counts steps, looks, tells, saves and stops."""
+
+    def __init__(self, tuner: _Tuner) -> None:
+        self.tuner = tuner
+        self.began = self.saved = time.monotonic()
+
+    def on_step_begin(self, *_: object, **__: object) -> None:
+        self.began = time.monotonic()
+
+    def on_substep_end(self, *_: object, **__: object) -> None:
+        self.tuner.tell()
+
+    def on_optimizer_step(self, *_: object, **__: object) -> None:
+        if self.tuner.settings.method == "adalora":
+            self.tuner.model.base_model.update_and_allocate(self.tuner.step)
+
+    def on_step_end(self, args: object, state: object, control: Any, **_: object) -> None:  # noqa: ANN401, ARG002
+        tuner, settings = self.tuner, self.tuner.settings
+        tuner.count(time.monotonic() - self.began)
+        tuner.tell()
+        if tuner.step % settings.look_every == 0:
+            began = time.monotonic()
+            control.should_training_stop |= tuner.look()
+            tuner.standing.active_s += time.monotonic() - began
+        control.should_training_stop |= tuner.share() >= 1
+        control.should_save = time.monotonic() - self.saved > settings.save_every_s
+        if control.should_save:
+            self.saved = time.monotonic()
+
+
+def _trackers(report_to: str) -> list[str]:
+    """Names of Trainer's; ModelError where a package is missing."""
+    if report_to == "auto":
+        return ["tensorboard"] if find_spec("tensorboard") else []
+    names = [name for name in report_to.split(",") if name]
+    for name in names:
+        if not find_spec(name):
+            raise ModelError(
+                f"report_to {name} needs a package that is missing: `pip install {name}`, or leave "
+                "it out"
+            )
+    return names
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what libraries say of their own future."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

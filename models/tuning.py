@@ -1,0 +1,162 @@
+"""What can be asked of fine-tuning, what is told of it, and what comes of it.
+
+Invariant: settings that exist are possible ones; no torch is needed to say so.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from models.base import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: What is trained, and of how much of the network.
+METHODS = ("lora", "full", "head", "adalora", "ia3")
+#: Methods that this architecture has no place for, and why.
+IMPOSSIBLE = {
+    "prefix": "its attention takes no keys and values from outside",
+    "prompt": "it reads patches of numbers, and has no embedding of prompts to put before them",
+}
+LOSSES = ("quantile", "mse", "mae", "huber")
+SPACES = ("network", "values")
+OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
+SCHEDULES = ("constant", "linear", "cosine")
+#: What can be done to an example, to have more of them.
+AUGMENTATIONS = ("crop", "gaps", "covariates", "noise")
+#: What a curve can be reported to; each by its own environment variables.
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """How the network is fine-tuned; each field can be left as it is.
+
+    method: of METHODS. rank: of LoRA and AdaLoRA. steps: at most; how many are kept is chosen on
+    `validation` windows of the plan's horizon before the gate's, every `look_every` steps, and
+    `patience` looks without a better one end the run; `judged` series at most. rows: of a step,
+    targets and covariates. loss: of LOSSES, the last three of the median; space: of SPACES, where
+    errors are counted. optimizer, schedule: of OPTIMIZERS and SCHEDULES, after `warmup` of the run.
+    average: of the exponential mean of the weights that is judged and kept, 0 for none. recent: how
+    much later moments are preferred, 1 for not at all. augment: of AUGMENTATIONS. replay: share of
+    the steps spent on other data than the shop's, so that nothing is forgotten: on earlier records
+    where some are given, else on synthetic series. context: periods of history at most, None for
+    what the network takes. dtype: "float32" or "bfloat16" products. budget_s: seconds of work.
+    memory_bytes: what weights, their moments and a step may take. report_to: as in pretraining, or
+    "auto" for TensorBoard where that is installed.
+    """
+
+    method: str = "lora"
+    rank: int = 8
+    steps: int = 200
+    rows: int = 256
+    learning_rate: float = 1e-3
+    optimizer: str = "adamw"
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    weight_decay: float = 0.01
+    dropout: float = 0.0
+    clip: float = 1.0
+    average: float = 0.95
+    loss: str = "quantile"
+    space: str = "network"
+    validation: int = 2
+    look_every: int = 20
+    patience: int = 5
+    judged: int = 400
+    recent: float = 1.0
+    augment: tuple[str, ...] = ()
+    replay: float = 0.1
+    context: int | None = None
+    dtype: str = "float32"
+    budget_s: float | None = None
+    memory_bytes: int | None = None
+    save_every_s: float = 30.0
+    report_to: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise ModelError for what cannot be asked."""
+        if self.method in IMPOSSIBLE:
+            raise ModelError(
+                f"method {self.method} is not possible for this network: "
+                f"{IMPOSSIBLE[self.method]}; use one of {', '.join(METHODS)}"
+            )
+        self._verify_names()
+        self._verify_numbers()
+
+    def _verify_names(self) -> None:
+        _verify_named("method", self.method, METHODS)
+        _verify_named("loss", self.loss, LOSSES)
+        _verify_named("space", self.space, SPACES)
+        _verify_named("optimizer", self.optimizer, tuple(OPTIMIZERS))
+        _verify_named("schedule", self.schedule, SCHEDULES)
+        _verify_named("dtype", self.dtype, ("float32", "bfloat16"))
+        for name in self.augment:
+            _verify_named("augment", name, AUGMENTATIONS)
+        for name in self.report_to.split(","):
+            _verify_named("report_to", name, ("", "auto", *TRACKERS))
+
+    def _verify_numbers(self) -> None:
+        counts = ("rank", "steps", "rows", "validation", "look_every", "patience", "judged")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ModelError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("learning_rate", "clip", "recent", "save_every_s"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ModelError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("warmup", "weight_decay", "dropout", "average", "replay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ModelError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+        for name in ("budget_s", "memory_bytes", "context"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ModelError(f"{name} must be above 0, or left out for no limit")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainProgress:
+    """How far a run is: steps done of at most `steps`; the mean loss since it was last told.
+
+    validation: the score of the latest look, a pinball loss in units of seasonal naive's error;
+    best: the best so far, of step `best_step` (0: the network before). share: 0 to 1. eta_s:
+    seconds of work left at most.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    validation: float
+    best: float
+    best_step: int
+    share: float
+    active_s: float
+    eta_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What came of a run. scores: on the validation windows, of zero_shot and tuned.
+
+    steps: chosen, of `steps_done`; 0 if nothing learned was better than the network before, which
+    is then what was written. trained: parameters that were, of `parameters`. until: the last period
+    that was trained on or chosen by, as ISO 8601. whole: `out` is a checkpoint of its own and needs
+    no base.
+    """
+
+    method: str
+    steps: int
+    steps_done: int
+    scores: dict[str, float]
+    trained: int
+    parameters: int
+    seconds: float
+    until: str
+    whole: bool
+
+
+def _verify_named(field_name: str, said: str, allowed: Sequence[str]) -> None:
+    if said not in allowed:
+        raise ModelError(f"{field_name} must be one of {', '.join(allowed)}, not {said!r}")

@@ -1,0 +1,258 @@
+"""Fine-tuning: it learns from what lies before the gate, is stopped, killed and goes on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from models.backtest import Method, Plan, Record, network, run
+from models.base import Covariate, ModelError
+from models.checkpoint import load_series
+from models.examples import Examples, Shape, until
+from models.series import SeriesNetwork
+from models.train import Earlier, TrainProgress, TrainSettings, fine_tune
+from models.tuning import METHODS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from models.base import FloatArray
+
+PLAN = Plan("W-SUN", horizon=8, origins=1)
+QUICK = TrainSettings(
+    rank=4,
+    steps=8,
+    rows=24,
+    learning_rate=1e-2,
+    validation=1,
+    look_every=4,
+    average=0.0,
+    replay=0.0,
+    report_to="",
+)
+
+
+def shop(count: int = 12, weeks: int = 90, seed: int = 0) -> list[Record]:
+    """Articles whose sales double where a promotion is planned."""
+    rng = np.random.default_rng(seed)
+    times = pd.date_range("2024-01-07", periods=weeks, freq="W-SUN")
+    records = []
+    for number in range(count):
+        planned = (rng.random(weeks) < 0.2).astype(np.float64)
+        level = rng.uniform(5, 50)
+        sold = rng.poisson(level * (1 + planned)).astype(np.float64)
+        promotion = Covariate("promotion", planned, planned)
+        records.append(Record(f"article {number}", times, sold, (promotion,)))
+    return records
+
+
+@pytest.fixture(scope="module")
+def around_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny network with everything around it that the shipped one has."""
+    directory = tmp_path_factory.mktemp("around") / "tiny"
+    directory.mkdir()
+    config = json.loads((tiny_checkpoint / "config.json").read_text())
+    config["shopcast"] = {"seasonal_adjustment": True, "covariate_effects": True, "guide": True}
+    (directory / "config.json").write_text(json.dumps(config))
+    weights = (tiny_checkpoint / "model.safetensors").read_bytes()
+    (directory / "model.safetensors").write_bytes(weights)
+    return directory
+
+
+def shape_of(directory: Path) -> Shape:
+    checkpoint = load_series(directory)
+    return Shape(16, 256, 1, dict.fromkeys(checkpoint.options, True))
+
+
+def validation_score(directory: Path, base: Path, records: list[Record]) -> float:
+    answering = SeriesNetwork.load(directory, base=base, dtype="float32", runtime="torch")
+    before = until(records, PLAN.offsets[0])
+    found = run(before, [Method("tuned", network(answering))], PLAN)
+    return float(np.mean([score.scaled_pinball for score in found.scores]))
+
+
+def test_an_example_is_what_serving_gives_the_network(around_checkpoint: Path) -> None:
+    records = [replace(one, target=1e9 * one.target) for one in shop(1)]
+    examples = Examples(records, "W-SUN", 8, shape_of(around_checkpoint))
+    batch = examples.draw(np.random.default_rng(0), 1)
+    cut = int((~torch.isnan(batch.context[0])).sum())
+    plan = replace(PLAN, horizon=8)
+    answering = SeriesNetwork.load(around_checkpoint, dtype="float32", runtime="torch")
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    forward = answering._forward
+
+    def spy(context: torch.Tensor, future: torch.Tensor, **rest: object) -> torch.Tensor:
+        seen.append((context, future))
+        return forward(context, future, **rest)
+
+    answering._forward = spy
+    short = [until(records, 90 - cut - 8)[0]]
+    run(short, [Method("served", network(answering))], plan)
+    model = load_series(around_checkpoint).model
+    context, scale = model.instance_norm(batch.context)
+    known, _ = model.instance_norm(batch.known, scale)
+    served, ahead = seen[0]
+    torch.testing.assert_close(context, served[:, -context.shape[1] :], equal_nan=True)
+    torch.testing.assert_close(known[:, :8], ahead[:, :8], equal_nan=True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns_and_what_it_writes_serves(
+    method: str, around_checkpoint: Path, tmp_path: Path
+) -> None:
+    records, out = shop(), tmp_path / "out"
+    settings = replace(QUICK, method=method)
+    trained = fine_tune(
+        around_checkpoint, records, PLAN, out, state=tmp_path / "state", settings=settings
+    )
+    assert trained.scores["tuned"] < trained.scores["zero_shot"]
+    assert trained.steps > 0
+    assert (trained.trained < trained.parameters) == (method != "full")
+    assert trained.whole == (method not in {"lora", "ia3"})
+    again = validation_score(out, around_checkpoint, records)
+    assert again == pytest.approx(trained.scores["tuned"], rel=1e-4)
+
+
+def test_the_gate_s_windows_are_never_seen(around_checkpoint: Path, tmp_path: Path) -> None:
+    records, written = shop(), []
+    other = [replace(one, target=one.target.copy()) for one in records]
+    for one in other:
+        one.target[-8:] *= 100
+    for name, known in (("one", records), ("other", other)):
+        out = tmp_path / name
+        fine_tune(around_checkpoint, known, PLAN, out, state=tmp_path / f"s {name}", settings=QUICK)
+        written.append((out / "adapter_model.safetensors").read_bytes())
+    assert written[0] == written[1]
+
+
+def stop_at(step: int) -> Callable[[TrainProgress], None]:
+    def told(progress: TrainProgress) -> None:
+        if progress.step == step:
+            raise KeyboardInterrupt
+
+    return told
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
+    method: str, around_checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = replace(QUICK, method=method, save_every_s=1e-9)
+    parts = (around_checkpoint, shop(), PLAN)
+    whole = fine_tune(*parts, tmp_path / "one", state=tmp_path / "a", settings=settings)
+    out, state, steps = tmp_path / "two", tmp_path / "b", []
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(*parts, out, state=state, settings=settings, told=stop_at(6))
+    assert not out.exists()
+    (state / "part").mkdir()  # half a state, as a kill leaves it
+    resumed = fine_tune(
+        *parts, out, state=state, settings=settings, told=lambda p: steps.append(p.step)
+    )
+    assert min(steps) >= 5
+    assert resumed.scores == pytest.approx(whole.scores, rel=1e-6)
+    name = "adapter_model.safetensors" if method == "lora" else "model.safetensors"
+    assert len(list(state.glob("checkpoint-*"))) == 1
+    assert (out / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+def test_a_state_of_another_run_is_refused(around_checkpoint: Path, tmp_path: Path) -> None:
+    state, out = tmp_path / "state", tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(
+            around_checkpoint, shop(), PLAN, out, state=state, settings=QUICK, told=stop_at(1)
+        )
+    with pytest.raises(ModelError, match="state of another run"):
+        fine_tune(around_checkpoint, shop(seed=1), PLAN, out, state=state, settings=QUICK)
+
+
+def test_a_budget_of_time_is_honoured(around_checkpoint: Path, tmp_path: Path) -> None:
+    hurried = replace(QUICK, steps=10_000, budget_s=1.0, patience=1000, look_every=10_000)
+    trained = fine_tune(
+        around_checkpoint, shop(), PLAN, tmp_path / "a", state=tmp_path / "b", settings=hurried
+    )
+    assert trained.steps_done < 10_000
+    assert trained.seconds < 60
+
+
+def test_a_budget_of_memory_is_honoured(around_checkpoint: Path, tmp_path: Path) -> None:
+    told: list[int] = []
+    out, state = tmp_path / "out", tmp_path / "state"
+    small = replace(QUICK, steps=2, look_every=2, memory_bytes=1_000_000)
+    fine_tune(
+        around_checkpoint,
+        shop(),
+        PLAN,
+        out,
+        state=state,
+        settings=small,
+        told=lambda progress: told.append(progress.step),
+    )
+    assert told.count(1) > 1  # a step came in parts
+    none = replace(QUICK, memory_bytes=1000)
+    with pytest.raises(ModelError, match="memory_bytes 1000 is too little"):
+        fine_tune(around_checkpoint, shop(), PLAN, out, state=tmp_path / "other", settings=none)
+
+
+def test_other_data_is_replayed(around_checkpoint: Path, tmp_path: Path) -> None:
+    settings = replace(QUICK, replay=0.5, steps=4, augment=("crop", "gaps", "covariates", "noise"))
+    earlier = Earlier(shop(seed=5), "W-SUN", 8)
+    for number, more in enumerate(((), (earlier,))):
+        trained = fine_tune(
+            around_checkpoint,
+            shop(),
+            PLAN,
+            tmp_path / f"out{number}",
+            state=tmp_path / f"state{number}",
+            settings=settings,
+            earlier=more,
+        )
+        assert trained.steps_done == 4
+
+
+def test_an_adapter_is_tuned_further_as_a_whole(around_checkpoint: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    fine_tune(around_checkpoint, shop(), PLAN, first, state=tmp_path / "a", settings=QUICK)
+    trained = fine_tune(
+        first,
+        shop(seed=2),
+        PLAN,
+        second,
+        state=tmp_path / "b",
+        settings=QUICK,
+        base_of=around_checkpoint,
+    )
+    assert trained.whole
+    SeriesNetwork.load(second)
+
+
+def unseen(values: FloatArray, start: int, end: int) -> FloatArray:
+    places = np.arange(len(values))
+    return np.where((places >= start) & (places < end), np.nan, values)
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        (shop(weeks=8), "before the 8 periods held out for the gate"),
+        (shop(weeks=14), "before what is held out"),
+        (
+            [replace(one, target=unseen(one.target, 74, 82)) for one in shop()],
+            "validation before the gate's windows: no series changes before",
+        ),
+        ([replace(one, target=np.full(90, 3.0)) for one in shop()], "no series changes"),
+    ],
+)
+def test_too_little_to_learn_from_is_refused(
+    records: list[Record], message: str, around_checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        fine_tune(
+            around_checkpoint, records, PLAN, tmp_path / "o", state=tmp_path / "s", settings=QUICK
+        )
