@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperGroup
 
+from app import keys_cli
 from app.errors import (
     ConfigurationError,
     InvalidInputError,
@@ -106,6 +107,7 @@ backtests = typer.Typer(
     help="Foretell what is past, and score it against what came.",
 )
 app.add_typer(predict, name="predict")
+app.add_typer(keys_cli.app, name="keys")
 app.add_typer(backtests, name="backtest")
 app.add_typer(pretrain, name="pretrain")
 
@@ -762,20 +764,9 @@ def _note(notes: Sequence[str]) -> None:
 
 def _settings(**options: object) -> "Settings":
     """The settings of the environment under the options that were given."""
-    from pydantic import ValidationError
+    from app.options import settings_of
 
-    from app.settings import Settings
-
-    given: dict[str, Any] = {name: each for name, each in options.items() if each is not None}
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"])
-        plain = name.removeprefix("series_").removeprefix("purchase_")
-        option = f"--{plain.replace('_', '-')}"
-        place = option if name in given else f"SHOPCAST_{name.upper()}"
-        raise ConfigurationError(f"{place}: {first['msg']}, not {first['input']!r}") from None
+    return settings_of(**options)
 
 
 def _levels(text: str) -> tuple[float, ...]:

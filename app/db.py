@@ -173,6 +173,38 @@ class WorkerRow(Base):
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
+class ApiKeyRow(Base):
+    """A key that was given out, as a digest; a revoked one stays."""
+
+    __tablename__ = "api_keys"
+    __table_args__ = (UniqueConstraint("id", name="uq_api_keys_id"),)
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(String(16))
+    name: Mapped[str] = mapped_column(String(64))
+    digest: Mapped[bytes] = mapped_column(LargeBinary)
+    scopes: Mapped[list[str]] = mapped_column(JSON)
+    shops: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    rate: Mapped[str | None] = mapped_column(String(16))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class AuditRow(Base):
+    """Who did what to what, and when."""
+
+    __tablename__ = "audit"
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+    actor: Mapped[str] = mapped_column(String(128))
+    action: Mapped[str] = mapped_column(String(64))
+    subject: Mapped[str] = mapped_column(String(255))
+    facts: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
 def open_database(url: str) -> Engine:
     """An engine on a bounded pool; nothing is connected yet. Raises ConfigurationError."""
     try:

@@ -43,6 +43,22 @@ class ForbiddenError(ShopcastError):
     """The request comes from a place it may not come from."""
 
 
+class UnauthenticatedError(ShopcastError):
+    """The caller shows no key, or one that opens nothing."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason  # missing, malformed, unknown, revoked, expired
+
+
+class NotPermittedError(ShopcastError):
+    """The caller's key does not reach so far; `scope` is what it lacks, if it is that."""
+
+    def __init__(self, message: str, *, scope: str | None = None) -> None:
+        super().__init__(message)
+        self.scope = scope
+
+
 class UnknownHostError(ShopcastError):
     """The Host header names a host that this service does not answer for."""
 

@@ -26,6 +26,10 @@ SECONDS = (
 )
 ROWS = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 512, 1024)
 REASONS = ("queue_full", "engine_down", "closing", "deadline")
+AUTH_FAILURES = (
+    *("missing", "malformed", "unknown", "revoked", "expired"),
+    *("scope", "shop", "database"),
+)
 CONTEXTS = ("profile", "request", "prior")
 RATIO = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -56,6 +60,7 @@ class Metrics:
         self._cache()
         self._models()
         self._purchases()
+        self._auth()
         self._process()
 
     def observe_http(self, route: str, *, method: str, status: int, seconds: float) -> None:
@@ -175,6 +180,16 @@ class Metrics:
         )
         self.profile_failures = self._counter(
             "profile_failures", "Calls for shop profiles that the database did not answer."
+        )
+
+    def _auth(self) -> None:
+        self.auth_failures = self._counter(
+            "auth_failures", "Requests refused for their key, or for want of one.", "reason"
+        )
+        for reason in AUTH_FAILURES:
+            self.auth_failures.labels(reason)
+        self.keys_age_seconds = self._gauge(
+            "keys_age_seconds", "Time since the keys were last read from the database."
         )
 
     def _process(self) -> None:

@@ -1,6 +1,7 @@
-"""A frozen dataclass of settings as the options of a command.
+"""Settings as the options of a command: of the service, or of a frozen dataclass.
 
 Invariant: an option a field, of the field's type and default; a field without default is required.
+An option that is not given leaves what the environment says.
 """
 
 import dataclasses
@@ -9,8 +10,29 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
+from pydantic import ValidationError
+
+from app.errors import ConfigurationError
+from app.settings import Settings
 
 SettingsT = TypeVar("SettingsT")
+
+
+def settings_of(**options: object) -> Settings:
+    """The settings of the environment under the options that were given.
+
+    Raises ConfigurationError, which names the option or the variable.
+    """
+    given: dict[str, Any] = {name: each for name, each in options.items() if each is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "_".join(str(part) for part in first["loc"])
+        plain = name.removeprefix("series_").removeprefix("purchase_")
+        option = f"--{plain.replace('_', '-')}"
+        place = option if name in given else f"SHOPCAST_{name.upper()}"
+        raise ConfigurationError(f"{place}: {first['msg']}, not {first['input']!r}") from None
 
 
 def command_of(kind: type[SettingsT], run: Callable[[SettingsT], object]) -> typer.Typer:

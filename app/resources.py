@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
+from app.auth import Audit, Keys
 from app.batcher import MicroBatcher
 from app.cache import MemoryCache
+from app.callers import Callers
 from app.db import is_local, migrate, open_database
 from app.jobs import Jobs
 from app.kinds import PURCHASE, SERIES
@@ -43,6 +45,9 @@ class Resources:
     profiles: Profiles
     jobs: Jobs
     schedules: Schedules
+    keys: Keys
+    callers: Callers
+    audit: Audit
     stopping: asyncio.Event
     tracing: Tracing | None
 
@@ -68,9 +73,18 @@ async def open_resources(
             tracing = open_tracing(settings.otlp_endpoint, share=settings.trace_ratio)
             stack.push_async_callback(asyncio.to_thread, tracing.close)
         versions = Versions(database, settings)
+        keys = Keys(database)
+        callers = Callers(
+            keys,
+            metrics,
+            open_without_keys=settings.open_without_keys,
+            key_file=settings.admin_key_file,
+        )
+        stack.push_async_callback(callers.close)
         registry = Registry(versions, metrics)
         live = await asyncio.to_thread(registry.load_sales, settings)
         await asyncio.to_thread(registry.load_purchase, settings)
+        await callers.start()
         on_cpu = live.description.device == "cpu"
         cache = MemoryCache(settings.cache_bytes, settings.cache_ttl_s, metrics=metrics)
         stack.push_async_callback(cache.close)
@@ -90,6 +104,9 @@ async def open_resources(
             profiles=Profiles(database, metrics),
             jobs=Jobs(database, most_queued=settings.max_queued_jobs),
             schedules=Schedules(database),
+            keys=keys,
+            callers=callers,
+            audit=Audit(database),
             stopping=asyncio.Event(),
             tracing=tracing,
         )

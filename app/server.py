@@ -7,7 +7,6 @@ engine that hangs costs the process, never the service.
 import asyncio
 import contextlib
 import gc
-import ipaddress
 import logging
 import math
 import multiprocessing
@@ -26,7 +25,9 @@ import structlog
 import uvicorn
 
 from app import logs
-from app.errors import ConfigurationError
+from app.auth import Keys
+from app.db import open_database
+from app.errors import ConfigurationError, UnavailableError
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -47,11 +48,12 @@ Application = Any
 
 def check_exposure(settings: Settings) -> None:
     """Raise ConfigurationError if strangers could use the service."""
-    if settings.allow_anonymous or _is_loopback(settings.host):
+    if settings.open_without_keys or settings.admin_key_file is not None or _has_key(settings):
         return
     raise ConfigurationError(
-        f"SHOPCAST_HOST={settings.host} lets other machines in, and no API key exists; listen on "
-        "127.0.0.1, or set SHOPCAST_ALLOW_ANONYMOUS=1 where the network around it is trusted"
+        f"SHOPCAST_HOST={settings.host} lets other machines in, and no API key exists; make one "
+        "with `shopcast keys create`, name one in SHOPCAST_ADMIN_KEY_FILE, listen on 127.0.0.1, "
+        "or set SHOPCAST_ALLOW_ANONYMOUS=1 where the network around it is trusted"
     )
 
 
@@ -140,7 +142,7 @@ class _Server(uvicorn.Server):
 
     def __init__(self, app: Application, settings: Settings) -> None:
         super().__init__(_config(app, settings))
-        self._app, self._drain_s = app, settings.drain_s
+        self._app, self._settings, self._drain_s = app, settings, settings.drain_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._asked_s = 0.0
 
@@ -148,11 +150,12 @@ class _Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         gc.freeze()  # what is loaded now stays; to walk through it again and again takes long
+        audience = _audience(self._app, self._settings)
         for listener in self.servers:
             for each in listener.sockets:
                 host, port = each.getsockname()[:2]
                 url = f"http://{_bracketed(host)}:{port}"
-                log.info("serving", url=url, docs=f"{url}/docs", open_to=_audience(host))
+                log.info("serving", url=url, docs=f"{url}/docs", open_to=audience)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called in the main thread, between any two of its steps.
@@ -224,16 +227,23 @@ def _received(complaints: Connection) -> str | None:
         return None
 
 
-def _is_loopback(host: str) -> bool:
+def _audience(app: Application, settings: Settings) -> str:
+    """Who may come in."""
+    resources = getattr(app.state, "resources", None)
+    if resources is None or resources.callers.demanded:
+        return "who has a key"
+    return "everybody who reaches it" if settings.allow_anonymous else "this machine"
+
+
+def _has_key(settings: Settings) -> bool:
+    """Whether a key was ever made."""
+    engine = open_database(settings.database)
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _audience(host: str) -> str:
-    """Who may do everything, as long as there is no API key."""
-    return "this machine" if _is_loopback(host) else "everybody who reaches it"
+        return Keys(engine).any()
+    except UnavailableError:  # there is no table yet
+        return False
+    finally:
+        engine.dispose()
 
 
 def _bracketed(host: str) -> str:

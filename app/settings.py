@@ -3,6 +3,7 @@
 Invariant: nothing else in the service reads the environment.
 """
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Annotated, Literal
@@ -22,12 +23,21 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     allow_anonymous: bool = Field(
         default=False,
-        description="Serve other addresses than loopback although no API key exists.",
+        description="Serve other addresses than loopback although no API key exists; "
+        "once one does, callers need it all the same.",
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Host names the service answers for, comma separated; `*` for any. "
         "Loopback names and the listening address always count.",
+    )
+    admin_key_file: Path | None = Field(
+        default=None,
+        description="File with a key that may do everything, of 32 characters and more, such as "
+        "`openssl rand -hex 32` makes; for the first start of a container.",
+    )
+    metrics_open: bool = Field(
+        default=False, description="Answer /metrics without a key, also where keys exist."
     )
     data_dir: Path = Field(Path("var"), description="Where the service keeps its files.")
     database_url: str | None = Field(
@@ -194,6 +204,11 @@ class Settings(BaseSettings):
         return value
 
     @property
+    def open_without_keys(self) -> bool:
+        """Whether anybody may do everything as long as there is no key."""
+        return self.allow_anonymous or _is_loopback(self.host)
+
+    @property
     def database(self) -> str:
         """The URL of the database, default filled in."""
         return self.database_url or f"sqlite:///{self.data_dir / 'shopcast.sqlite3'}"
@@ -202,3 +217,10 @@ class Settings(BaseSettings):
     def cores(self) -> int:
         """CPU threads a network may use."""
         return self.threads or len(os.sched_getaffinity(0))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

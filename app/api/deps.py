@@ -7,19 +7,26 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.types import Receive
 
-from app.api.bodies import read_body
+from app.api.bodies import decompress, encoding_of, parse, read_body
 from app.api.exchange import ClientGoneError, Exchange, exchange_of
-from app.errors import DeadlineError, InvalidInputError, Issue
+from app.errors import DeadlineError, InvalidInputError, Issue, TooLargeError
 from app.predictor import Prediction
 from app.resources import Resources
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+SMALL_BYTES = 256 * 1024  # of a body that holds no data
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 WATCH_AFTER_S = 0.005  # an answer from the cache is out before; it need not pay for a watch
+
+WordsT = TypeVar("WordsT", bound=BaseModel)
 
 
 def resources_of(request: Request) -> Resources:
@@ -28,9 +35,9 @@ def resources_of(request: Request) -> Resources:
     return resources
 
 
-def actor_of(_exchange: Exchange) -> str:
-    """Who asks, as what is written down names them."""
-    return "anonymous"
+def actor_of(exchange: Exchange) -> str:
+    """Who asks, as the audit names them."""
+    return exchange.caller.actor
 
 
 async def body_of(exchange: Exchange, receive: Receive, deadline_s: float) -> bytes:
@@ -40,6 +47,20 @@ async def body_of(exchange: Exchange, receive: Receive, deadline_s: float) -> by
         limit=exchange.resources.settings.max_body_bytes,
         timeout_s=max(0.0, deadline_s - time.perf_counter()),
     )
+
+
+async def words_of(exchange: Exchange, receive: Receive, words: type[WordsT]) -> WordsT:
+    """A small body, as the words of a kind. Raises what `read_body` does, InvalidInputError."""
+    body = await body_of(exchange, receive, deadline_of(exchange))
+    encoding = encoding_of(exchange.headers)
+    if encoding is not None:
+        body = decompress(body, encoding, limit=SMALL_BYTES)
+    if len(body) > SMALL_BYTES:
+        raise TooLargeError(f"the body has more than {SMALL_BYTES:,} bytes")
+    try:
+        return words.model_validate(parse(body))
+    except ValidationError as error:
+        raise InvalidInputError(tuple(map(_issue, error.errors()))) from error
 
 
 @asynccontextmanager
@@ -112,6 +133,11 @@ class Watch:
         if message["type"] == "http.disconnect" and self._task is not None:
             self._gone = True
             self._task.cancel()
+
+
+def _issue(found: "ErrorDetails") -> Issue:
+    where = ".".join(map(str, found["loc"]))
+    return Issue(found["loc"], f"{where}: {found['msg']}" if where else found["msg"], found["type"])
 
 
 def _timeout_ms(exchange: Exchange) -> int:

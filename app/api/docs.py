@@ -19,7 +19,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
+from app.api.access import need_of
 from app.api.job_words import REQUESTS, ScheduleRequest
+from app.api.keys import KeyRequest
 from app.api.purchase_words import ProfileRequest, PurchaseRequest, PurchaseResponse
 from app.api.words import (
     InventoryRequest,
@@ -71,13 +73,18 @@ PREDICTING = {
 WORDS = (
     *(SalesRequest, SalesResponse, InventoryRequest, InventoryResponse),
     *(PurchaseRequest, PurchaseResponse, ProfileRequest),
-    *(*REQUESTS, ScheduleRequest),
+    *(*REQUESTS, ScheduleRequest, KeyRequest),
     ProblemResponse,
 )
+SECURITY = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "Authorization: Bearer KEY"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
 PROBES = frozenset({"/healthz", "/readyz", "/ping"})
 PROBLEMS = {
     400: "The body is not JSON, not UTF-8, or its compression is broken.",
-    403: "The request comes from a page of another site.",
+    401: "A key is needed, or the one that is shown opens nothing (any more).",
+    403: "The key lacks the scope or is bound to other shops, or a page of another site asks.",
     404: "There is no such model, version or profile.",
     409: "That does not go with how things stand; the detail says how they do.",
     413: "The body is larger than the limit, before or after decompression.",
@@ -105,6 +112,9 @@ twice the last value counts. Errors are `application/problem+json` (RFC 9457); u
 a request are named at once. Every answer carries `X-Request-ID` (the caller's own, if it is of 1 to
 128 letters, digits and `._:+/=-`) and `Server-Timing`. Bodies may be compressed with gzip or zstd.
 `X-Request-Timeout-Ms` asks for a shorter deadline than the service's own.
+
+Once an API key exists, every caller needs one, as `Authorization: Bearer KEY` or `X-API-Key: KEY`;
+`security` of an operation names the scope that the key must have.
 
 What GET reads, HEAD asks for without its body; another method than those of a path is answered 405,
 with the path's own in `Allow`.
@@ -184,6 +194,10 @@ def _described(app: FastAPI) -> dict[str, Any]:
             operation["responses"].pop("422", None)
             operation["responses"].update(_problems(_answered(path, method)))
     schema["paths"] = {path: {"post": _predicting(path)} for path in PREDICTING} | schema["paths"]
+    schema["components"]["securitySchemes"] = SECURITY
+    for path, operations in schema["paths"].items():
+        for method, operation in operations.items():
+            operation["security"] = _security(path, method)
     return schema
 
 
@@ -192,19 +206,25 @@ def _answered(path: str, method: str) -> list[int]:
     if method == "put":
         return [status for status in PROBLEMS if status != 404]
     named, probes = "{" in path, path in PROBES
-    stored = path.startswith(("/shops/", "/jobs", "/schedules"))
-    written = [403] if method in {"delete", "post"} else []
-    if path == "/jobs" and method == "post":
-        return [400, 403, 413, 415, 421, 422, 500, 503, 504]
-    if path in {"/jobs/{id}/cancel", "/jobs/{id}/result"}:
-        written = [*written, 409]
+    stored = path.startswith(("/shops/", "/jobs", "/schedules", "/keys"))
+    if path in {"/jobs", "/keys"} and method == "post":
+        return [400, 401, 403, 413, 415, 421, 422, 500, 503, 504]
+    written = [409] if path in {"/jobs/{id}/cancel", "/jobs/{id}/result"} else []
     return [
-        *(sorted({*written, 404}) if named else []),
+        *([] if probes else [401, 403]),
+        *([404, *written] if named else []),
         421,
         *([422] if stored else []),
         500,
-        *([503] if probes or stored else []),
+        503,  # of the keys' database as well
     ]
+
+
+def _security(path: str, method: str) -> list[dict[str, list[str]]]:
+    """How a caller shows that they may: by a key with a scope, where keys exist, or not at all."""
+    need = need_of(method.upper(), path)
+    scopes: list[str] = [] if need in {"open", "any"} else [need]
+    return [] if need == "open" else [{"bearer": scopes}, {"header": scopes}]
 
 
 def _predicting(path: str) -> dict[str, Any]:

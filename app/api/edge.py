@@ -13,6 +13,7 @@ import structlog
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.api.access import admit
 from app.api.exchange import KEY, ClientGoneError, Exchange
 from app.api.problems import problem_of, unexpected
 from app.errors import (
@@ -28,7 +29,16 @@ from app.settings import Settings
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - recognised, not listened on
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
-ONCE = (b"host", b"content-type", b"content-encoding", b"content-length", b"origin")
+BODILESS = READS | {"DELETE"}  # what has no body that anybody would read
+ONCE = (
+    b"authorization",
+    b"x-api-key",
+    b"host",
+    b"content-type",
+    b"content-encoding",
+    b"content-length",
+    b"origin",
+)
 log = structlog.get_logger(__name__)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
 _TYPE = re.compile(rb"application/json[ \t]*(;[ \t]*charset=\"?utf-8\"?[ \t]*)?", re.IGNORECASE)
@@ -73,6 +83,8 @@ class Edge:
     async def _answer(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
         try:
             self._guard(scope, exchange.headers)
+            await admit(exchange, scope["path"])
+            self._check_body(scope, exchange.headers)
             hot = self._hot.get(scope["path"]) if scope["method"] == "POST" else None
             await (hot or self._app)(scope, receive, exchange.send)
         except ClientGoneError:
@@ -96,10 +108,12 @@ class Edge:
         if len(headers) != len(scope["headers"]):
             _refuse_repeated(scope)
         self._check_host(headers.get(b"host"))
-        if scope["method"] in READS:
-            return
-        _check_origin(headers)
-        if scope["method"] == "DELETE":  # has no body that anybody would read
+        if scope["method"] not in READS:
+            _check_origin(headers)
+
+    def _check_body(self, scope: Scope, headers: Headers) -> None:
+        """Raise unless a body, if one is due, is of the right type and no larger than may be."""
+        if scope["method"] in BODILESS:
             return
         if scope["method"] == "POST" or scope["path"] not in self._hot:  # else it is a 405
             _check_type(headers)

@@ -14,6 +14,7 @@ import structlog
 import zstandard
 from starlette.types import Message, Scope, Send
 
+from app.auth import NOBODY
 from app.resources import Resources
 from app.tracing import Answered
 
@@ -45,7 +46,7 @@ class Exchange:
     """What the edge knows of a request; `send` is how its answer leaves."""
 
     __slots__ = (
-        *("_send", "_start", "began_s", "headers", "id_header", "method", "request_id"),
+        *("_send", "_start", "began_s", "caller", "headers", "method", "request_id"),
         *("model", "resources", "route", "status", "timing"),
     )
 
@@ -60,6 +61,7 @@ class Exchange:
     ) -> None:
         self.method, self.headers, self.request_id = method, headers, request_id
         self.resources = resources
+        self.caller = NOBODY  # who may do nothing, until they are let in
         self.began_s = time.perf_counter()
         self.status = 0  # nothing left yet
         self.timing = b""

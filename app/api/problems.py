@@ -24,9 +24,11 @@ from app.errors import (
     Issue,
     MalformedError,
     NotFoundError,
+    NotPermittedError,
     PredictionError,
     ShopcastError,
     TooLargeError,
+    UnauthenticatedError,
     UnavailableError,
     UnknownHostError,
     UnsupportedMediaError,
@@ -34,6 +36,7 @@ from app.errors import (
 
 MEDIA_TYPE = "application/problem+json"
 NAMESPACE = "urn:shopcast:problem:"
+REALM = 'Bearer realm="shopcast"'
 INTERNAL = "something went wrong here, not with the request; the request id finds it in the log"
 
 
@@ -48,6 +51,8 @@ class Kind:
 
 KINDS: dict[type[ShopcastError], Kind] = {
     MalformedError: Kind(400, "malformed-body", "The body cannot be read"),
+    UnauthenticatedError: Kind(401, "unauthenticated", "A key is needed"),
+    NotPermittedError: Kind(403, "not-permitted", "The key does not reach so far"),
     ForbiddenError: Kind(403, "forbidden", "Not allowed from there"),
     NotFoundError: Kind(404, "not-found", "There is no such thing"),
     ConflictError: Kind(409, "conflict", "Things stand otherwise"),
@@ -69,6 +74,14 @@ def problem_of(error: ShopcastError, request_id: str) -> Response:
     headers = {}
     if isinstance(error, UnavailableError):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if isinstance(error, UnauthenticatedError):
+        missing = (
+            error.reason == "missing"
+        )  # then the standard says no more than that one is needed
+        headers["WWW-Authenticate"] = REALM if missing else f'{REALM}, error="invalid_token"'
+    if isinstance(error, NotPermittedError) and error.scope is not None:
+        words = f'{REALM}, error="insufficient_scope", scope="{error.scope}"'
+        headers["WWW-Authenticate"] = words
     if not isinstance(error, InvalidInputError):
         return problem(kind, detail, request_id, headers=headers)
     return problem(kind, _summary(error.issues), request_id, issues=error.issues)

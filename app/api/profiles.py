@@ -12,17 +12,19 @@ from fastapi import APIRouter, Path
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.api.access import check_shop
 from app.api.bodies import parse
 from app.api.deps import body_of, deadline_of, resources_of
 from app.api.events import Ask, Crowd, CustomerInput, read_customers
-from app.api.exchange import exchange_of
+from app.api.exchange import Exchange, exchange_of
 from app.api.issues import Issues, Place
-from app.api.purchase import FIELDS, MOST_NAMES, SHOP, SHOP_WORDS, Parameters
+from app.api.purchase import FIELDS, MOST_NAMES, Parameters
 from app.api.purchase_words import ProfileResponse
 from app.api.questions import Reader
 from app.errors import InvalidInputError, Issue
 from app.profiles import Profile
 from app.settings import Settings
+from app.shops import SHOP, SHOP_WORDS
 from models.base import FloatArray
 from models.customers import context_of
 
@@ -58,7 +60,7 @@ def profiles() -> APIRouter:
     async def put_profile(request: Request, shop: Shop) -> Response:
         """Make the profile of a shop from its customers' events, in place of the one it had."""
         exchange = exchange_of(request.scope)
-        name, deadline_s = _name(shop), deadline_of(exchange)
+        name, deadline_s = _name(shop, exchange), deadline_of(exchange)
         body = await body_of(exchange, request.receive, deadline_s)
         told = await reader.question(body, exchange, deadline_s)
         stored = await resources_of(request).profiles.put(_profile(name, told))
@@ -67,12 +69,14 @@ def profiles() -> APIRouter:
     @router.get(PATH, name="profile", response_model=ProfileResponse)
     async def show_profile(request: Request, shop: Shop) -> Response:
         """What is known of the profile of a shop."""
-        return _json(_shown(await resources_of(request).profiles.get(_name(shop))))
+        name = _name(shop, exchange_of(request.scope))
+        return _json(_shown(await resources_of(request).profiles.get(name)))
 
     @router.delete(PATH, name="delete_profile", status_code=204)
     async def delete_profile(request: Request, shop: Shop) -> Response:
         """Forget the profile of a shop; a later one goes on with its version."""
-        await resources_of(request).profiles.delete(_name(shop))
+        name = _name(shop, exchange_of(request.scope))
+        await resources_of(request).profiles.delete(name)
         return Response(status_code=204)
 
     return router
@@ -85,9 +89,11 @@ def _described_body() -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _name(shop: str) -> str:
+def _name(shop: str, exchange: Exchange) -> str:
+    """The name of a shop that the caller may ask about."""
     if not SHOP.fullmatch(shop):
         raise InvalidInputError((Issue(("path", "shop"), f"shop: {SHOP_WORDS}", "shop"),))
+    check_shop(exchange, shop)
     return shop
 
 

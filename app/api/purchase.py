@@ -5,7 +5,6 @@ context of its shop; on other inputs of the request only where these make the co
 """
 
 import asyncio
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from app.api.access import check_shop
 from app.api.bodies import MOST_PARTS, parse
 from app.api.deps import Watch, body_of, deadline_of, timing_of
 from app.api.events import Ask, Crowd, CustomerInput, read_customers
@@ -31,6 +31,7 @@ from app.predictor import Prediction
 from app.profiles import Profile
 from app.registry import PURCHASE
 from app.settings import Settings
+from app.shops import SHOP, SHOP_WORDS
 from models.base import EVENT_TYPES, Explanation, FloatArray, PurchaseForecast, PurchaseTask
 from models.customers import context_of
 
@@ -52,8 +53,6 @@ PARAMETERS = frozenset(
     )
 )
 NUMPY = orjson.OPT_SERIALIZE_NUMPY
-SHOP = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-SHOP_WORDS = "must be of 1 to 64 letters, digits and . _ -, beginning with a letter or a digit"
 
 ContextName = Literal["profile", "request", "prior"]
 Numbers = NDArray[np.float32]
@@ -127,6 +126,7 @@ async def _profile_of(question: PurchaseQuestion, exchange: Exchange) -> Profile
     """The stored profile of the shop that is named. Raises if it knows of the future."""
     if question.shop is None:
         return None
+    check_shop(exchange, question.shop)
     profile = await exchange.resources.profiles.get(question.shop)
     as_of = question.crowd.as_of
     if as_of.is_before(profile.data_until):

@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from app import server
-from app.db import migrate
+from app.auth import Keys
+from app.db import migrate, open_database
 from app.errors import ConfigurationError
 from app.settings import Settings
 
@@ -29,10 +30,22 @@ def test_this_machine_may_always_be_served(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["::", "10.1.2.3", "shop.example", ""])
-def test_others_only_if_the_settings_say_so(host: str) -> None:
+def test_others_only_if_the_settings_say_so(host: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="SHOPCAST_ALLOW_ANONYMOUS=1"):
-        server.check_exposure(Settings(host=host))
+        server.check_exposure(Settings(host=host, data_dir=tmp_path))
     server.check_exposure(Settings(host=host, allow_anonymous=True))
+
+
+def test_others_may_be_served_once_there_is_a_key(tmp_path: Path) -> None:
+    settings = Settings(host="10.1.2.3", data_dir=tmp_path)
+    with pytest.raises(ConfigurationError, match="shopcast keys create"):
+        server.check_exposure(settings)
+    server.check_exposure(settings.model_copy(update={"admin_key_file": tmp_path / "key"}))
+    migrate(settings.database)
+    engine = open_database(settings.database)
+    Keys(engine).create("", ["predict"], actor="test")
+    engine.dispose()
+    server.check_exposure(settings)
 
 
 # --- the parent: what its child does is written in the data directory

@@ -91,19 +91,21 @@ def test_the_schema_describes_customers_and_profiles(service: httpx.Client) -> N
     profile = schema["paths"]["/shops/{shop}/profile"]
     assert set(profile) == {"put", "get", "delete"}
     assert set(profile["put"]["responses"]) >= {"200", "403", "413", "415", "422", "503"}
-    assert set(profile["delete"]["responses"]) == {"204", "403", "404", "421", "422", "500", "503"}
+    deleted = {"204", "401", "403", "404", "421", "422", "500", "503"}
+    assert set(profile["delete"]["responses"]) == deleted
 
 
 @pytest.mark.parametrize(
     ("path", "statuses"),
     [
-        ("/models", {"200", "421", "500"}),
-        ("/models/{name}", {"200", "404", "421", "500"}),
-        ("/metrics", {"200", "421", "500"}),
+        ("/models", {"200", "401", "403", "421", "500", "503"}),
+        ("/models/{name}", {"200", "401", "403", "404", "421", "500", "503"}),
+        ("/metrics", {"200", "401", "403", "421", "500", "503"}),
         ("/healthz", {"200", "421", "500", "503"}),
         ("/readyz", {"200", "421", "500", "503"}),
         ("/ping", {"200", "421", "500", "503"}),
-        ("/shops/{shop}/profile", {"200", "404", "421", "422", "500", "503"}),
+        ("/shops/{shop}/profile", {"200", "401", "403", "404", "421", "422", "500", "503"}),
+        ("/keys", {"200", "401", "403", "421", "422", "500", "503"}),
     ],
 )
 def test_a_path_says_what_it_may_answer(
@@ -111,6 +113,20 @@ def test_a_path_says_what_it_may_answer(
 ) -> None:
     schema = service.get("/openapi.json").json()
     assert set(schema["paths"][path]["get"]["responses"]) == statuses
+
+
+def test_an_operation_names_the_scope_that_it_needs(service: httpx.Client) -> None:
+    schema = service.get("/openapi.json").json()
+    assert set(schema["components"]["securitySchemes"]) == {"bearer", "header"}
+    scopes = {
+        (path, method): [each["bearer"] for each in operation["security"] if "bearer" in each]
+        for path, operations in schema["paths"].items()
+        for method, operation in operations.items()
+    }
+    assert scopes["/predict/sales", "post"] == [["predict"]]
+    assert scopes["/shops/{shop}/profile", "put"] == [["train"]]
+    assert scopes["/keys", "get"] == [["admin"]]
+    assert scopes["/healthz", "get"] == []
 
 
 def test_what_forecasts_says_that_another_host_is_refused(service: httpx.Client) -> None:
