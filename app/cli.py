@@ -210,8 +210,9 @@ def serve(
         log_level=log_level,
     )
     from app.main import run
+    from app.worker import run as run_jobs
 
-    run(settings)
+    run(settings, beside=run_jobs if settings.worker == "embedded" else None)
 
 
 @app.command()

@@ -7,6 +7,7 @@ that holds it is the only one to write how it goes, and what has ended never cha
 import asyncio
 import hashlib
 import logging
+import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from app.errors import (
     NotFoundError,
     UnavailableError,
 )
+from app.metrics import Metrics
 
 Kind = Literal["finetune", "predict", "evaluate", "search", "distill", "quantize"]
 State = Literal["queued", "running", "awaiting_promotion", "succeeded", "failed", "cancelled"]
@@ -495,6 +497,28 @@ class Jobs:
                 reason="database",
                 retry_after_s=2.0,
             ) from error
+
+
+async def watch(jobs: Jobs, metrics: Metrics, interval_s: float = 5.0) -> None:
+    """Show in the metrics what jobs there are, until cancelled."""
+    while True:
+        try:
+            _show(await jobs.call(jobs.book.census), metrics)
+        except UnavailableError:
+            metrics.workers.set(math.nan)  # nobody knows
+        await asyncio.sleep(interval_s)
+
+
+def _show(census: Census, metrics: Metrics) -> None:
+    for kind in KINDS:
+        for state in STATES:
+            metrics.jobs.labels(kind, state).set(census.jobs.get((kind, state), 0))
+        if kind in census.last_success:
+            metrics.job_seconds.labels(kind).set(census.durations_s[kind])
+            metrics.job_success_seconds.labels(kind).set(census.last_success[kind].timestamp())
+    for model, gain in census.best_gains.items():
+        metrics.job_best_gain.labels(model).set(gain)
+    metrics.workers.set(census.workers)
 
 
 def thinned(curve: Sequence[CurvePoint]) -> list[CurvePoint]:

@@ -60,10 +60,13 @@ def create_app(settings: Settings, *, on_stuck: Callable[[], None] | None = None
     return app
 
 
-def run(settings: Settings) -> None:
-    """Serve until told to stop. Raises ConfigurationError if that cannot be done safely."""
+def run(settings: Settings, *, beside: Callable[[Settings], None] | None = None) -> None:
+    """Serve until told to stop. Raises ConfigurationError if that cannot be done safely.
+
+    beside: what a process of its own does meanwhile, such as running jobs.
+    """
     server.check_exposure(settings)
-    server.supervise(_serve, settings)
+    server.supervise(_serve, settings, beside=beside)
 
 
 def _serve(settings: Settings, complain: Connection) -> None:

@@ -61,6 +61,7 @@ class Metrics:
         self._models()
         self._purchases()
         self._auth()
+        self._jobs()
         self._process()
 
     def observe_http(self, route: str, *, method: str, status: int, seconds: float) -> None:
@@ -191,6 +192,18 @@ class Metrics:
         self.keys_age_seconds = self._gauge(
             "keys_age_seconds", "Time since the keys were last read from the database."
         )
+    def _jobs(self) -> None:
+        self.jobs = self._gauge("jobs", "Jobs that are known, by kind and state.", "kind", "state")
+        self.job_seconds = self._gauge(
+            "job_seconds", "How long the latest job that succeeded took.", "kind"
+        )
+        self.job_success_seconds = self._gauge(
+            "job_last_success_timestamp_seconds", "When a job of the kind last succeeded.", "kind"
+        )
+        self.job_best_gain = self._gauge(
+            "job_best_gain_ratio", "Best gain over production that a job found.", "model"
+        )
+        self.workers = self._gauge("workers", "Workers that are alive.")
 
     def _process(self) -> None:
         # CPU time, resident memory, open files and start time, read when the metrics are

@@ -14,7 +14,7 @@ from app.batcher import MicroBatcher
 from app.cache import MemoryCache
 from app.callers import Callers
 from app.db import is_local, migrate, open_database
-from app.jobs import Jobs
+from app.jobs import Jobs, watch
 from app.kinds import PURCHASE, SERIES
 from app.metrics import Metrics, watch_loop
 from app.predictor import Predictor
@@ -93,6 +93,8 @@ async def open_resources(
         await batcher.start()
         stack.push_async_callback(batcher.close, settings.grace_s)
         stack.push_async_callback(_cancel, asyncio.create_task(watch_loop(metrics)))
+        jobs = Jobs(database, most_queued=settings.max_queued_jobs)
+        stack.push_async_callback(_cancel, asyncio.create_task(watch(jobs, metrics)))
         yield Resources(
             settings=settings,
             metrics=metrics,
@@ -102,7 +104,7 @@ async def open_resources(
             predictor=Predictor(SERIES, registry, batcher, cache, metrics),
             purchases=Predictor(PURCHASE, registry, batcher, cache, metrics),
             profiles=Profiles(database, metrics),
-            jobs=Jobs(database, most_queued=settings.max_queued_jobs),
+            jobs=jobs,
             schedules=Schedules(database),
             keys=keys,
             callers=callers,

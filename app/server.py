@@ -1,4 +1,4 @@
-"""The process that serves, and the parent that starts it again.
+"""The process that serves, the one that works beside it, and the parent that starts both again.
 
 Invariant: without a key nobody beyond this machine is served unless the settings say so, and an
 engine that hangs costs the process, never the service.
@@ -38,6 +38,8 @@ STUCK_AFTER_S = 1.0  # callers hear of it before the process ends
 CRASH_AFTER_S = 10.0  # a process that was killed sooner would be again
 KEEP_ALIVE_S = 75
 PAUSE_S = 1.0
+LONGEST_PAUSE_S = 60.0  # before what keeps ending is started again
+BESIDE_ENDS_S = 15.0
 TWICE_S = 1.0  # one Ctrl-C reaches the process itself and again through its parent
 
 log = structlog.get_logger(__name__)
@@ -57,10 +59,16 @@ def check_exposure(settings: Settings) -> None:
     )
 
 
-def supervise(serve: Callable[[Settings, Connection], None], settings: Settings) -> None:
+def supervise(
+    serve: Callable[[Settings, Connection], None],
+    settings: Settings,
+    *,
+    beside: Callable[[Settings], None] | None = None,
+) -> None:
     """Run `serve` in a process of its own, again whenever its engine hung or it was killed.
 
-    Returns once it ended well. Raises ConfigurationError if it could not start, SystemExit if it
+    beside: what another process does meanwhile, which is started again however it ends. Returns
+    once `serve` ended well. Raises ConfigurationError if it could not start, SystemExit if it
     ended otherwise.
     """
     # a thread of a network that waits for work should wait asleep: awake it takes the core that
@@ -69,6 +77,15 @@ def supervise(serve: Callable[[Settings, Connection], None], settings: Settings)
     parent = _Parent()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, parent.stop)
+    with contextlib.ExitStack() as stack:
+        if beside is not None:
+            stack.callback(_Beside(beside, settings, unless=lambda: parent.stopping).stop)
+        _supervise(parent, serve, settings)
+
+
+def _supervise(
+    parent: "_Parent", serve: Callable[[Settings, Connection], None], settings: Settings
+) -> None:
     while True:
         code, lived_s, complaint = parent.run(serve, settings)
         if complaint:
@@ -135,6 +152,51 @@ class _Parent:
         self.stopping = True
         if self._child is not None and self._child.is_alive():
             self._child.terminate()
+
+
+class _Beside:
+    """A process beside the one that serves, kept alive by a thread of the parent."""
+
+    def __init__(
+        self, work: Callable[[Settings], None], settings: Settings, *, unless: Callable[[], bool]
+    ) -> None:
+        self._work, self._settings, self._unless = work, settings, unless
+        self._stopping = threading.Event()
+        self._child: BaseProcess | None = None
+        self._thread = threading.Thread(target=self._keep, name="beside", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it, and wait until it has ended."""
+        self._stopping.set()
+        if self._child is not None:
+            self._child.terminate()
+        self._thread.join(BESIDE_ENDS_S)
+        if self._child is not None and self._child.is_alive():
+            self._child.kill()
+
+    def _keep(self) -> None:
+        pause_s = PAUSE_S
+        while not (self._stopping.is_set() or self._unless()):
+            began_s = time.monotonic()
+            context = multiprocessing.get_context("spawn")
+            target = partial(_beside, self._work, self._settings)
+            self._child = context.Process(target=target, name="shopcast-worker")
+            self._child.start()
+            self._child.join()
+            lived_s = time.monotonic() - began_s
+            pause_s = PAUSE_S if lived_s > CRASH_AFTER_S else min(2 * pause_s, LONGEST_PAUSE_S)
+            self._stopping.wait(pause_s)
+
+
+def _beside(work: Callable[[Settings], None], settings: Settings) -> None:
+    """The process beside; ends with the parent. Why it cannot start is told by its log."""
+    _end_with_parent()
+    try:
+        work(settings)
+    except ConfigurationError as error:
+        log.error("worker_failed", error=str(error))  # noqa: TRY400 - no stack helps
+        raise SystemExit(1) from error
 
 
 class _Server(uvicorn.Server):

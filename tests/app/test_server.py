@@ -93,6 +93,34 @@ def test_another_end_is_passed_on(settings: Settings) -> None:
     assert end.value.code == 3
 
 
+def serve_until_thrice(settings: Settings, _: Connection) -> None:
+    """A child that ends well once its companion has been started three times."""
+    until = time.monotonic() + PATIENCE_S
+    lives = settings.data_dir / "lives"
+    while not lives.exists() or len(lives.read_text()) < 3:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def die_twice(settings: Settings) -> None:
+    """A companion that is killed twice and then stays."""
+    lives = settings.data_dir / "lives"
+    lives.write_text(lives.read_text() + "x" if lives.exists() else "x")
+    if len(lives.read_text()) < 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    (settings.data_dir / "pid").write_text(str(os.getpid()))
+    time.sleep(PATIENCE_S)
+
+
+def test_what_works_beside_is_kept_alive_and_ends_with_it(settings: Settings) -> None:
+    server.supervise(serve_until_thrice, settings, beside=die_twice)
+    assert (settings.data_dir / "lives").read_text() == "xxx"
+    pid = settings.data_dir / "pid"
+    if pid.exists():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid.read_text()), 0)
+
+
 # --- the end
 
 
