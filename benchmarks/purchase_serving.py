@@ -17,6 +17,9 @@ from functools import partial
 from statistics import median
 from typing import Any
 
+# As in serving.py: threads in this process wait awake for a short while only.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 import numpy as np
 import orjson
 from load import Load, render, send

@@ -200,8 +200,7 @@ class _Facts:
         since = np.where(np.isfinite(self.since), self.since, np.nan)
         lived = np.where(self.buys, 1 - since / np.maximum(first, 1e-3), 0.0)
         parts = [_log_days(since), _waves(_log_days(since), 4), np.nan_to_num(lived)]
-        parts += [_log_days(self.last[:, kind]) for kind in range(KINDS)]
-        parts += [np.isfinite(self.last[:, kind]) for kind in range(KINDS)]
+        parts += [_log_days(self.last), np.isfinite(self.last)]
         parts += [self.latest < 1.5, np.log(np.minimum(self.latest, 3000) + 0.02) / 3]
         for days in LATELY:
             near = self.crowd.days_ago <= days
@@ -220,7 +219,7 @@ class _Facts:
         each = crowd.spend / np.maximum(crowd.spend_days, 1)
         relative = np.log(np.maximum(each, 1e-9) / np.where(scale > 0, scale, 1.0))
         several = bought > 1
-        parts = [np.log1p(bought), *(bought == number for number in range(5))]
+        parts = [np.log1p(bought), bought[:, None] == np.arange(5)]
         parts += [np.log((bought + 0.3) / (span + 20)), np.log(np.maximum(bought - 1, 0.3)) / 2]
         parts += [np.where(several, np.log1p(gaps.T) / 3, 0.0).T]
         parts += [np.where(several, np.log(waited + 0.02), 0.0)]
@@ -270,14 +269,14 @@ class _Facts:
         gaps[:, 2:5] = np.nan_to_num(latest[:, :3])
         some = ~np.isnan(latest[:, 0])
         gaps[some, 1] = np.nanstd(latest[some], axis=1)
-        gaps[some, 5] = np.nanmedian(latest[some], axis=1)
+        gaps[some, 5] = _medians(latest[some])
         return np.maximum(gaps, 0.0)
 
 
 def _season(year_phase: FloatArray, weekday: Ints) -> FloatArray:
     angles = 2 * np.pi * year_phase
     waves = [wave(k * angles) for k in (1, 2, 3) for wave in (np.sin, np.cos)]
-    return _columns(*waves, *(weekday == day for day in range(7)))
+    return _columns(*waves, weekday[:, None] == np.arange(7))
 
 
 def _scale(crowd: Population, contexts: FloatArray) -> FloatArray:
@@ -382,8 +381,15 @@ def _columns(*parts: NDArray[np.generic]) -> FloatArray:
     return np.concatenate([column.astype(np.float64) for column in columns], axis=1)
 
 
+def _medians(values: FloatArray) -> FloatArray:
+    """(rows,) of what is known of (rows, columns), of which something is."""
+    count = (~np.isnan(values)).sum(axis=1)
+    ordered, row = np.sort(values, axis=1), np.arange(len(values))  # NaN comes last
+    return np.asarray((ordered[row, (count - 1) // 2] + ordered[row, count // 2]) / 2)
+
+
 def _bounded(values: FloatArray) -> Singles:
-    return np.clip(np.nan_to_num(values), -20.0, 20.0).astype(np.float32)
+    return np.clip(np.nan_to_num(values, copy=False), -20.0, 20.0).astype(np.float32)
 
 
 def _sizes() -> tuple[int, dict[str, slice], int]:
