@@ -2,8 +2,9 @@
 
 A promotion that history shows plainly should be in the forecast of the next one, however little the
 network has learned of promotions. So each target is regressed on the covariates whose future is
-known, both without their slow course (Frisch and Waugh, 1933, Econometrica 1), the part that chance
-does not explain is taken out before the network, and that of the future is put back after it.
+known, both without their slow course (Frisch and Waugh, 1933, Econometrica 1), the part that has
+foretold other stretches of the history is taken out before the network, and that of the future is
+put back after it.
 
 Invariant: a group's effects depend on that group's rows alone, finite values stay finite, and
 `restore` is the exact inverse of what was taken out.
@@ -27,7 +28,11 @@ LEAST_EACH = 3
 #: Ridges that are tried, in units of a covariate's own variance.
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 #: Logarithm of the prior odds that covariates say nothing.
-DOUBT = 6.0
+DOUBT = 2.0
+#: Parts of a history of which each is foretold from the others.
+PARTS = 3
+#: Beside a part that is left out, up to half a window and this share of the history is as well.
+GAP = 1 / 12
 #: Share of zeros beyond which a series counts as intermittent and keeps its values.
 INTERMITTENT_SHARE = 0.5
 #: Share of zeros beyond which effects add; zeros of a series that multiplies teach nothing.
@@ -141,34 +146,58 @@ def _range(drivers: Floats) -> Floats:
 def _coefficients(course: Floats, drivers: Floats, seen: Flags) -> tuple[Floats, Floats]:
     """(n, covariates) coefficients, and (n, 1) the course's own deviation.
 
-    Ridge regressions of several strengths and none at all, each with the weight of its evidence,
-    the marginal likelihood under a normal prior (MacKay, 1992, Neural Computation 4). All of it
-    turns with the covariates, so that of collinear ones no one is preferred.
+    Ridge regressions of several strengths and none at all, each with the weight of how well it
+    foretells parts of the history that it was not fitted to. All of it turns with the covariates,
+    so that of collinear ones no one is preferred.
     """
-    y = _without_course(course[:, None], seen[:, None])
+    y = _without_course(course[:, None], seen[:, None])[:, 0]
     x = _without_course(drivers, np.broadcast_to(seen[:, None], drivers.shape))
-    count = seen.sum(axis=1)
-    size = np.sqrt((x**2).sum(axis=2) / np.maximum(count, 1)[:, None])
+    count = np.maximum(seen.sum(axis=1), 1)
+    size = np.sqrt((x**2).sum(axis=2) / count[:, None])
     present = size > 1e-6 * np.sqrt((drivers**2).mean(axis=2)) + 1e-12
     x = np.where(present[..., None], x / np.where(present, size, 1.0)[..., None], 0.0)
-    scatter = np.einsum("nkt,nlt->nkl", x, x) / np.maximum(count, 1)[:, None, None]
-    variance, directions = np.linalg.eigh(scatter)
-    variance = np.maximum(variance, 0.0)
-    moment = np.einsum("nkt,nt->nk", x, y[:, 0]) / np.maximum(count, 1)[:, None]
-    along = np.einsum("nkd,nk->nd", directions, moment)
-    total = (y[:, 0] ** 2).sum(axis=1) / np.maximum(count, 1)
+    total = (y**2).sum(axis=1)
     enough = (count >= LEAST + LEAST_EACH * drivers.shape[1]) & (total > 0)
-    safe = np.where(enough, total, 1.0)
-    ridge = np.array(RIDGES)[:, None, None]  # (ridges, n, directions) from here on
-    gain = (along**2 / (variance + ridge)).sum(axis=2) / safe
-    evidence = -0.5 * (1 - 1 / WINDOW) * count * np.log(np.maximum(1 - gain, 1e-9))
-    evidence = evidence + 0.5 * np.log(ridge / (variance + ridge)).sum(axis=2) - np.log(len(RIDGES))
+    gain = _foretold_error(x, y, seen) / np.where(enough, total, 1.0)  # (ridges, n)
+    evidence = -0.5 * (1 - 1 / WINDOW) * count * np.log(np.maximum(gain, 1e-9))
+    evidence -= np.log(len(RIDGES))
     shift = np.maximum(evidence.max(axis=0), DOUBT)
     weight = np.exp(evidence - shift)
-    weight = weight / (weight.sum(axis=0) + np.exp(DOUBT - shift))
-    shrunk = (weight[:, :, None] * along / (variance + ridge)).sum(axis=0) * enough[:, None]
-    answer = np.einsum("nkd,nd->nk", directions, shrunk)
-    return np.where(present, answer / np.where(present, size, 1.0), 0.0), np.sqrt(total)[:, None]
+    weight = weight / (weight.sum(axis=0) + np.exp(DOUBT - shift)) * enough
+    answer = (weight[:, :, None] * _ridges(x, y, seen)).sum(axis=0)
+    deviation = np.sqrt(total / count)[:, None]
+    return np.where(present, answer / np.where(present, size, 1.0), 0.0), deviation
+
+
+def _foretold_error(x: Floats, y: Floats, seen: Flags) -> Floats:
+    """(ridges, n) squared errors in each part of the history, fitted to the others.
+
+    Whole parts are left out, and what their moving means reach (Burman, Chow and Nolan, 1994,
+    Biometrika 81), so that what happened once, or in one year, bears no witness for itself.
+    """
+    first = seen.argmax(axis=1)[:, None]
+    place, length = np.arange(y.shape[1]) - first, y.shape[1] - first
+    gap = np.minimum(WINDOW // 2, (GAP * length).astype(np.intp))
+    error = np.zeros((len(RIDGES), len(y)))
+    for part in range(PARTS):
+        start, end = part * length // PARTS, (part + 1) * length // PARTS
+        left_out = seen & (place >= start) & (place < end)
+        others = seen & ((place < start - gap) | (place >= end + gap))
+        fit = np.einsum("rnk,nkt->rnt", _ridges(x, y, others), x)
+        error += (left_out * np.square(y - fit)).sum(axis=2)
+    return error
+
+
+def _ridges(x: Floats, y: Floats, seen: Flags) -> Floats:
+    """(ridges, n, covariates) from covariates (n, covariates, time), where they are seen."""
+    count = np.maximum(seen.sum(axis=1), 1)[:, None]
+    shown = x * seen[:, None]
+    scatter = shown @ shown.transpose(0, 2, 1) / count[:, None]
+    variance, directions = np.linalg.eigh(scatter)
+    moment = np.einsum("nkt,nt->nk", shown, y) / count
+    along = np.einsum("nkd,nk->nd", directions, moment)
+    shrunk = along / (np.maximum(variance, 0.0) + np.array(RIDGES)[:, None, None])
+    return np.einsum("nkd,rnd->rnk", directions, shrunk)
 
 
 def _without_course(values: Floats, seen: Flags) -> Floats:

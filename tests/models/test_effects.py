@@ -67,6 +67,17 @@ def test_what_bears_on_nothing_moves_little() -> None:
     assert np.mean(moved) < 0.01, "a tenth of the noise"
 
 
+@pytest.mark.parametrize(("days", "believed"), [((50,), False), ((20, 60, 100), True)])
+def test_what_happened_once_bears_no_witness(days: tuple[int, ...], *, believed: bool) -> None:
+    rng = drawn(7)
+    event = np.zeros(PAST + HORIZON)
+    event[[*days, PAST + 3]] = 1
+    sales = 100 * np.exp(0.8 * event + 0.1 * rng.normal(size=PAST + HORIZON))
+    factor = without_effects(*apart(sales, event)).factor[0]
+    lift = np.log(factor[3] / np.delete(factor, 3).mean())
+    assert lift > 0.6 if believed else lift < 0.2
+
+
 def test_collinear_covariates_share_their_effect() -> None:
     rng = drawn(3)
     promotion = flags(rng)
