@@ -137,6 +137,16 @@ Server = Annotated[
     ),
 ]
 
+Key = Annotated[
+    str | None,
+    typer.Option(
+        help="The API key to show to the server, better given as SHOPCAST_KEY: other users of a "
+        "machine see the options of a command.",
+        metavar="KEY",
+        rich_help_panel=WHO,
+    ),
+]
+
 
 def _file_option(words: str, metavar: str | None = None) -> Any:  # noqa: ANN401 - as typer types it
     """An option about how to read a file."""
@@ -261,6 +271,7 @@ def predict_sales(
     known_past: KnownPast = "",
     date_format: DateFormat = None,
     server: Server = None,
+    key: Key = None,
     model: Alias = "production",
     checkpoint: Checkpoint = None,
     base: Base = None,
@@ -308,7 +319,7 @@ def predict_sales(
         gaps=gaps.value,
     )
     _note(histories.notes)
-    settings = _settings(series_checkpoint=checkpoint, series_base=base, device=device)
+    settings = _settings(key=key, series_checkpoint=checkpoint, series_base=base, device=device)
     ask = Ask(horizon, histories.freq, tuple(sorted({*shown, *FAN})) if plot else shown, model)
     forecasts = asyncio.run(_forecast(histories.items, ask, settings, server=server))
     if plot is not None:
@@ -364,6 +375,7 @@ def predict_inventory(
     time_column: Annotated[str | None, _file_option("Column of dates.", "NAME")] = None,
     target_column: Annotated[str | None, _file_option("Column of sales.", "NAME")] = None,
     server: Server = None,
+    key: Key = None,
     model: Annotated[
         str,
         typer.Option(help="Alias or version.", metavar="NAME", rich_help_panel=WHO),
@@ -398,7 +410,7 @@ def predict_inventory(
     )
     _note(histories.notes)
     items = _stocked(histories.items, stocks, chosen=bool(item))
-    settings = _settings(series_checkpoint=checkpoint, series_base=base, device=device)
+    settings = _settings(key=key, series_checkpoint=checkpoint, series_base=base, device=device)
     ask = StockAsk(horizon, histories.freq, service_level, service_type.value, model)
     plans = asyncio.run(_plan(items, stocks, ask, settings, server=server))
     if plot is not None:
@@ -467,6 +479,7 @@ def predict_purchase(
         typer.Option(help="Shop whose stored profile to use.", metavar="NAME", rich_help_panel=WHO),
     ] = None,
     server: Server = None,
+    key: Key = None,
     model: Alias = "production",
     checkpoint: PurchaseCheckpoint = None,
     device: Device = None,
@@ -501,7 +514,7 @@ def predict_purchase(
     table = _events(file, columns)
     known = _known(table, as_of)
     ask = PurchaseAsk(days, churn_window, shop=shop, model=model)
-    settings = _settings(purchase_checkpoint=checkpoint, device=device)
+    settings = _settings(key=key, purchase_checkpoint=checkpoint, device=device)
     foretold = asyncio.run(_foretell(known, ask, settings, server=server))
     if plot is not None:
         draw(foretold, days, plot)
@@ -546,6 +559,7 @@ def backtest_sales(
     known_past: KnownPast = "",
     date_format: DateFormat = None,
     server: Server = None,
+    key: Key = None,
     model: Alias = "production",
     checkpoint: Checkpoint = None,
     base: Base = None,
@@ -592,7 +606,7 @@ def backtest_sales(
         _note([f"known ahead at every origin: {', '.join(columns.known_future)}"])
     plan = trial.plan_of(histories.freq, horizon, origins=origins, step=step)
     names = trial.chosen(_names(methods), records)
-    settings = _settings(series_checkpoint=checkpoint, series_base=base, device=device)
+    settings = _settings(key=key, series_checkpoint=checkpoint, series_base=base, device=device)
     found = asyncio.run(_backtest(records, names, plan, settings, server=server, model=model))
     if plot is not None:
         verdict.draw(found, plot)
@@ -626,6 +640,7 @@ def backtest_purchase(
     amount_column: AmountColumn = None,
     date_format: TimeFormat = None,
     server: Server = None,
+    key: Key = None,
     model: Alias = "production",
     checkpoint: PurchaseCheckpoint = None,
     device: Device = None,
@@ -657,7 +672,7 @@ def backtest_purchase(
     table = _events(file, columns)
     known = known_at(table, cut, cut_days, days)
     ask = PurchaseAsk(days, max(days), model=model)
-    settings = _settings(purchase_checkpoint=checkpoint, device=device)
+    settings = _settings(key=key, purchase_checkpoint=checkpoint, device=device)
     foretold = asyncio.run(_foretell(known, ask, settings, server=server))
     others, notes = fitted(known, days)
     _note([told(known), *notes])
@@ -677,9 +692,11 @@ def backtest_purchase(
 
 
 @app.command()
-def models(server: Server = None, checkpoint: Checkpoint = None, base: Base = None) -> None:
+def models(
+    server: Server = None, key: Key = None, checkpoint: Checkpoint = None, base: Base = None
+) -> None:
     """List the models of a server, or load the checkpoint of the settings and check it."""
-    settings = _settings(series_checkpoint=checkpoint, series_base=base)
+    settings = _settings(key=key, series_checkpoint=checkpoint, series_base=base)
     listed = asyncio.run(_models(settings, server=server))
     from app.report import show_models
 
@@ -845,7 +862,7 @@ async def _foreteller(settings: "Settings", server: str | None) -> AsyncIterator
     from app.foretellers import LocalForeteller, RemoteForeteller
 
     if server is not None:
-        async with connect(server) as there:
+        async with connect(server, key=settings.key) as there:
             yield RemoteForeteller(there)
         return
     async with _opened(settings) as resources:
@@ -872,7 +889,7 @@ async def _forecaster(settings: "Settings", server: str | None) -> AsyncIterator
     from app.forecasters import Local, connect
 
     if server is not None:
-        async with connect(server) as there:
+        async with connect(server, key=settings.key) as there:
             yield there
         return
     async with _opened(settings) as resources:
@@ -1049,7 +1066,7 @@ async def _models(settings: "Settings", *, server: str | None) -> list[dict[str,
     from app.forecasters import connect
 
     if server is not None:
-        async with connect(server) as there:
+        async with connect(server, key=settings.key) as there:
             return await there.models()
     async with _opened(settings) as resources:
         registry = resources.registry

@@ -59,6 +59,14 @@ class NotPermittedError(ShopcastError):
         self.scope = scope
 
 
+class RateLimitedError(ShopcastError):
+    """The caller asks more often than its key may; it may ask again after `retry_after_s`."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class UnknownHostError(ShopcastError):
     """The Host header names a host that this service does not answer for."""
 

@@ -171,11 +171,12 @@ class Server:
 
 
 @asynccontextmanager
-async def connect(url: str) -> AsyncIterator[Server]:
-    """The server at an address like http://127.0.0.1:8000."""
+async def connect(url: str, *, key: str | None = None) -> AsyncIterator[Server]:
+    """The server at an address like http://127.0.0.1:8000. key: what it asks callers for."""
     if not url.startswith(("http://", "https://")):
         raise ConfigurationError(f"{url!r} is no address like http://127.0.0.1:8000")
-    async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT) as client:
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT, headers=headers) as client:
         yield Server(client)
 
 
@@ -262,6 +263,8 @@ def _raise_for_problem(response: httpx.Response, names: Sequence[str]) -> None:
     problem = _object(response)
     detail = str(problem.get("detail") or problem.get("title") or response.reason_phrase)
     message = f"the server answered {response.status_code}: {detail}"
+    if response.status_code == 401:
+        message += "; SHOPCAST_KEY or --key shows one"
     if response.status_code not in REFUSED:
         raise ShopcastError(message)
     issues = tuple(_issue(error, names) for error in problem.get("errors", ()))

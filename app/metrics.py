@@ -189,6 +189,9 @@ class Metrics:
         )
         for reason in AUTH_FAILURES:
             self.auth_failures.labels(reason)
+        self.rate_limited = self._counter(
+            "rate_limited_requests", "Requests refused since their key has made too many."
+        )
         self.keys_age_seconds = self._gauge(
             "keys_age_seconds", "Time since the keys were last read from the database."
         )

@@ -16,9 +16,11 @@ from app.callers import Callers
 from app.db import is_local, migrate, open_database
 from app.jobs import Jobs, watch
 from app.kinds import PURCHASE, SERIES
+from app.limits import Limits
 from app.metrics import Metrics, watch_loop
 from app.predictor import Predictor
 from app.profiles import Profiles
+from app.rates import Rate
 from app.registry import Registry
 from app.schedules import Schedules
 from app.settings import Settings
@@ -47,6 +49,7 @@ class Resources:
     schedules: Schedules
     keys: Keys
     callers: Callers
+    limits: Limits
     audit: Audit
     stopping: asyncio.Event
     tracing: Tracing | None
@@ -108,6 +111,7 @@ async def open_resources(
             schedules=Schedules(database),
             keys=keys,
             callers=callers,
+            limits=Limits(None if settings.rate is None else Rate.parse(settings.rate)),
             audit=Audit(database),
             stopping=asyncio.Event(),
             tracing=tracing,

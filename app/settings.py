@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.rates import Rate
+
 MIB = 1024 * 1024
 
 
@@ -35,6 +37,16 @@ class Settings(BaseSettings):
         default=None,
         description="File with a key that may do everything, of 32 characters and more, such as "
         "`openssl rand -hex 32` makes; for the first start of a container.",
+    )
+    rate: str | None = Field(
+        default=None,
+        description="Requests by time, such as 50/s or 3000/m, of a caller whose key has no rate "
+        "of its own; the default is no limit. Callers without a key count as one.",
+    )
+    key: str | None = Field(
+        default=None,
+        repr=False,
+        description="Key that the command line shows to the server it asks.",
     )
     metrics_open: bool = Field(
         default=False, description="Answer /metrics without a key, also where keys exist."
@@ -202,6 +214,11 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
+
+    @field_validator("rate")
+    @classmethod
+    def _check_rate(cls, value: str | None) -> str | None:
+        return value if value is None else str(Rate.parse(value))
 
     @property
     def open_without_keys(self) -> bool:

@@ -9,7 +9,13 @@ from typing import Literal
 
 from app.api.exchange import Exchange
 from app.auth import Caller, Scope
-from app.errors import MalformedError, NotPermittedError, UnauthenticatedError, UnavailableError
+from app.errors import (
+    MalformedError,
+    NotPermittedError,
+    RateLimitedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 
 Need = Scope | Literal["open", "any"]
 """What a caller needs: a scope, nothing, or any key."""
@@ -74,7 +80,7 @@ def key_of(headers: Mapping[bytes, bytes]) -> bytes | None:
 async def admit(exchange: Exchange, path: str) -> None:
     """Let the caller in, who is noted on the exchange.
 
-    Raises UnauthenticatedError, NotPermittedError, UnavailableError.
+    Raises UnauthenticatedError, NotPermittedError, RateLimitedError, UnavailableError.
     """
     resources = exchange.resources
     need = need_of(exchange.method, path, metrics_open=resources.settings.metrics_open)
@@ -93,6 +99,11 @@ async def admit(exchange: Exchange, path: str) -> None:
     if need != "any" and need not in caller.scopes:
         failures.labels("scope").inc()
         raise _too_narrow(caller, need)
+    exchange.standing = standing = await resources.limits.take(caller)
+    if standing is not None and standing.wait_s > 0:
+        resources.metrics.rate_limited.inc()
+        message = f"this key may make {standing.rate.words} and has made them"
+        raise RateLimitedError(message, retry_after_s=standing.wait_s)
 
 
 def check_shop(exchange: Exchange, shop: str) -> None:

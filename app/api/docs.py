@@ -91,6 +91,7 @@ PROBLEMS = {
     415: "The body is not application/json, or compressed in an unknown way.",
     421: "The Host header names a host that the service does not answer for.",
     422: "The input cannot be answered; `errors` names each place.",
+    429: "The key has made more requests than it may; `Retry-After` says when to try again.",
     500: "The model could not answer, or the service failed; the log has the request id.",
     503: "The service cannot answer now; `Retry-After` says when to try again.",
     504: "The deadline passed.",
@@ -114,7 +115,9 @@ a request are named at once. Every answer carries `X-Request-ID` (the caller's o
 `X-Request-Timeout-Ms` asks for a shorter deadline than the service's own.
 
 Once an API key exists, every caller needs one, as `Authorization: Bearer KEY` or `X-API-Key: KEY`;
-`security` of an operation names the scope that the key must have.
+`security` of an operation names the scope that the key must have. A key may have a rate; then
+`RateLimit-Policy` says how many requests (`q`) in how many seconds (`w`), and `RateLimit` how many
+are left (`r`) and after how many seconds all are there again, or for who was refused one is (`t`).
 
 What GET reads, HEAD asks for without its body; another method than those of a path is answered 405,
 with the path's own in `Allow`.
@@ -208,13 +211,14 @@ def _answered(path: str, method: str) -> list[int]:
     named, probes = "{" in path, path in PROBES
     stored = path.startswith(("/shops/", "/jobs", "/schedules", "/keys"))
     if path in {"/jobs", "/keys"} and method == "post":
-        return [400, 401, 403, 413, 415, 421, 422, 500, 503, 504]
+        return [400, 401, 403, 413, 415, 421, 422, 429, 500, 503, 504]
     written = [409] if path in {"/jobs/{id}/cancel", "/jobs/{id}/result"} else []
     return [
         *([] if probes else [401, 403]),
         *([404, *written] if named else []),
         421,
         *([422] if stored else []),
+        *([] if probes else [429]),
         500,
         503,  # of the keys' database as well
     ]

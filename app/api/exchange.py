@@ -5,6 +5,7 @@ Invariant: every answer, whoever makes it, leaves with the request's id and the 
 
 import asyncio
 import gzip
+import math
 import re
 import time
 from collections.abc import Mapping, MutableMapping
@@ -15,6 +16,7 @@ import zstandard
 from starlette.types import Message, Scope, Send
 
 from app.auth import NOBODY
+from app.limits import Standing
 from app.resources import Resources
 from app.tracing import Answered
 
@@ -47,7 +49,7 @@ class Exchange:
 
     __slots__ = (
         *("_send", "_start", "began_s", "caller", "headers", "method", "request_id"),
-        *("model", "resources", "route", "status", "timing"),
+        *("model", "resources", "route", "standing", "status", "timing"),
     )
 
     def __init__(
@@ -62,6 +64,7 @@ class Exchange:
         self.method, self.headers, self.request_id = method, headers, request_id
         self.resources = resources
         self.caller = NOBODY  # who may do nothing, until they are let in
+        self.standing: Standing | None = None  # of who has a limit
         self.began_s = time.perf_counter()
         self.status = 0  # nothing left yet
         self.timing = b""
@@ -115,6 +118,7 @@ class Exchange:
         if not logged and tracing is None:
             return
         facts = {"request_id": self.request_id, "model": self.model}
+        facts["key_id"] = self.caller.key_id or ""
         phases = phases_of(self.timing)
         if tracing is not None:
             tracing.record(Answered(method, route, status, seconds, self.headers, phases, facts))
@@ -131,6 +135,8 @@ class Exchange:
         headers.append((b"x-request-id", self.request_id.encode()))
         headers.append((b"server-timing", self.timing or self._total()))
         headers.extend(_without(headers))
+        if self.standing is not None:
+            headers.extend(limit_headers(self.standing))
         start["headers"] = headers
         await self._send(start)
 
@@ -154,6 +160,16 @@ class Exchange:
 
     def _total(self) -> bytes:
         return b"total;dur=%.3f" % (1e3 * (time.perf_counter() - self.began_s))
+
+
+def limit_headers(standing: Standing) -> list[tuple[bytes, bytes]]:
+    """How a caller stands, in the words of draft-ietf-httpapi-ratelimit-headers."""
+    rate = standing.rate
+    left = (standing.remaining, math.ceil(standing.wait_s or standing.full_s))
+    return [
+        (b"ratelimit-policy", b'"key";q=%d;w=%d' % (rate.count, rate.per_s)),
+        (b"ratelimit", b'"key";r=%d;t=%d' % left),
+    ]
 
 
 def exchange_of(scope: Scope | MutableMapping[str, Any]) -> Exchange:

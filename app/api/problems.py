@@ -26,6 +26,7 @@ from app.errors import (
     NotFoundError,
     NotPermittedError,
     PredictionError,
+    RateLimitedError,
     ShopcastError,
     TooLargeError,
     UnauthenticatedError,
@@ -60,6 +61,7 @@ KINDS: dict[type[ShopcastError], Kind] = {
     UnsupportedMediaError: Kind(415, "unsupported-media-type", "The body is of another type"),
     UnknownHostError: Kind(421, "unknown-host", "The service does not answer for this host"),
     InvalidInputError: Kind(422, "invalid-input", "The input cannot be answered"),
+    RateLimitedError: Kind(429, "rate-limited", "More requests than the key may make"),
     PredictionError: Kind(500, "prediction-failed", "The model could not answer"),
     UnavailableError: Kind(503, "unavailable", "The service cannot answer now"),
     DeadlineError: Kind(504, "deadline", "The deadline passed"),
@@ -72,7 +74,7 @@ def problem_of(error: ShopcastError, request_id: str) -> Response:
     kind = next((KINDS[each] for each in type(error).__mro__ if each in KINDS), UNEXPECTED)
     detail = INTERNAL if kind is UNEXPECTED else str(error)
     headers = {}
-    if isinstance(error, UnavailableError):
+    if isinstance(error, (RateLimitedError, UnavailableError)):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, UnauthenticatedError):
         missing = (

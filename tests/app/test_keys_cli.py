@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from app.settings import Settings
 from tests.app.test_cli import Terminal
+from tests.live import running
 
 
 @pytest.fixture
@@ -36,6 +38,19 @@ def test_a_key_is_made_listed_and_revoked(terminal: Terminal) -> None:
     assert listed(terminal)[0]["state"] == "revoked"
     _, err = terminal.run("keys", "revoke", line["id"], code=2)
     assert "there is no key" in err
+
+
+def test_a_key_is_shown_to_a_server(
+    terminal: Terminal, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    key = terminal.run("keys", "create", "--scope", "predict")[0].strip()
+    settings = Settings(series_checkpoint=tiny_checkpoint, data_dir=tmp_path / "var")
+    with running(settings) as url:
+        _, err = terminal.run("models", "--server", url, code=1)
+        assert "SHOPCAST_KEY or --key shows one" in err
+        assert '"sales"' in terminal.run("models", "--server", url, "--key", key)[0]
+        by_environment = Terminal({"SHOPCAST_KEY": key})
+        assert '"sales"' in by_environment.run("models", "--server", url)[0]
 
 
 @pytest.mark.parametrize(

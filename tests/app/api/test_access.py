@@ -224,3 +224,21 @@ def test_what_a_path_needs(method: str, path: str, need: str) -> None:
 
 def test_metrics_are_open_by_setting() -> None:
     assert need_of("GET", "/metrics", metrics_open=True) == "open"
+
+
+def test_a_key_has_its_rate_and_is_told_when_to_come_again(locked: Locked) -> None:
+    slow, other = (
+        locked.keys.create("", ["predict"], actor="test", rate="2/m")[1] for _ in range(2)
+    )
+    answers = [locked.ask(slow, "POST", "/predict/sales", json=SALES) for _ in range(3)]
+    assert [each.status_code for each in answers] == [200, 200, 429]
+    assert [each.headers["RateLimit"].split(";t=")[0] for each in answers] == [
+        *('"key";r=1', '"key";r=0', '"key";r=0'),
+    ]
+    refused = answers[2]
+    assert refused.headers["RateLimit-Policy"] == '"key";q=2;w=60'
+    assert 25 <= int(refused.headers["Retry-After"]) <= 30
+    assert refused.json()["type"] == "urn:shopcast:problem:rate-limited"
+    assert "2 requests a minute" in refused.json()["detail"]
+    assert locked.ask(other, "POST", "/predict/sales", json=SALES).status_code == 200
+    assert "RateLimit" not in locked.ask(locked.predict, "GET", "/models").headers
