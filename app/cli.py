@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperGroup
 
-from app import keys_cli
+from app import jobs_cli, keys_cli
 from app.errors import (
     ConfigurationError,
     InvalidInputError,
@@ -108,6 +108,8 @@ backtests = typer.Typer(
 )
 app.add_typer(predict, name="predict")
 app.add_typer(keys_cli.app, name="keys")
+app.add_typer(jobs_cli.finetune, name="finetune")
+app.add_typer(jobs_cli.app, name="jobs")
 app.add_typer(backtests, name="backtest")
 app.add_typer(pretrain, name="pretrain")
 

@@ -195,6 +195,7 @@ class Metrics:
         self.keys_age_seconds = self._gauge(
             "keys_age_seconds", "Time since the keys were last read from the database."
         )
+
     def _jobs(self) -> None:
         self.jobs = self._gauge("jobs", "Jobs that are known, by kind and state.", "kind", "state")
         self.job_seconds = self._gauge(

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from app.errors import InvalidInputError, Issue
 from app.jobs import KINDS, Asked, Job, Kind, State
 from app.schedules import Schedule
+from models.base import ModelError
+from models.recipe import settings_of
 
 MOST_LEVELS = 99
 LONGEST_DAYS = 730
@@ -231,7 +233,21 @@ def read_job(raw: object) -> Asked:
     except ValidationError as error:
         raise InvalidInputError(issues_of(error, without=1)) from error
     details = words.model_dump(exclude={"kind", "model", "dataset_id"})
+    if isinstance(words, FinetuneRequest):
+        _check_training(words)
     return Asked(words.kind, words.model, words.dataset_id, details)
+
+
+def _check_training(words: FinetuneRequest) -> None:
+    """Refuse settings of the training that are none, or cannot be."""
+    if words.model == "sales":
+        from models.tuning import TrainSettings as Settings  # noqa: PLC0415 - of either network
+    else:
+        from models.train_events import FineTuneSettings as Settings  # noqa: PLC0415 - has torch
+    try:
+        settings_of(Settings, words.model_extra or {})
+    except ModelError as error:
+        raise InvalidInputError((Issue((), str(error), "setting"),)) from error
 
 
 def issues_of(error: ValidationError, *, without: int = 0) -> tuple[Issue, ...]:
