@@ -209,6 +209,22 @@ class AuditRow(Base):
     facts: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
+class DatasetRow(Base):
+    """A data set; its rows lie in the data directory. summary: what was found while reading it."""
+
+    __tablename__ = "datasets"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(String(128))
+    kind: Mapped[str] = mapped_column(String(16))
+    digest: Mapped[str] = mapped_column(String(64))
+    rows: Mapped[int] = mapped_column(BigInteger)
+    series: Mapped[int] = mapped_column(BigInteger)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    summary: Mapped[dict[str, Any]] = mapped_column(JSON)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
+
+
 def open_database(url: str) -> Engine:
     """An engine on a bounded pool; nothing is connected yet. Raises ConfigurationError."""
     try:

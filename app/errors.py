@@ -79,6 +79,10 @@ class ConflictError(ShopcastError):
     """What is named is in use, damaged, or was changed by somebody else meanwhile."""
 
 
+class DiskFullError(ShopcastError):
+    """There is no room to keep what was sent."""
+
+
 class UnavailableError(ShopcastError):
     """The service cannot answer now; the caller may try again after `retry_after_s`."""
 

@@ -4,7 +4,7 @@ Invariant: every guess about the file is written down in `EventTable.notes`, and
 refused is refused with the line it stands on. Times are those of the file's local clock.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ class Known:
         return np.asarray((self.ends - self.table.starts[:-1])[self.rows])
 
     def customers(self, *, most_events: int) -> list[Customer]:
-        items, categories = map(_numbered, (self.table.items, self.table.categories))
+        items, categories = map(numbered, (self.table.items, self.table.categories))
         table, customers = self.table, []
         for row in self.rows.tolist():
             part = slice(int(table.starts[row]), int(self.ends[row]))
@@ -177,16 +177,12 @@ def days_of(text: str) -> float:
 def read_events(path: Path, columns: EventColumns) -> EventTable:
     """Read a file of events. Raises InvalidInputError, OSError."""
     sheet = open_sheet(path, columns.asked)
-    who = _named(sheet, columns.customer, CUSTOMER_NAMES, "customer")
-    time = _named(sheet, columns.time, TIME_NAMES, "time")
+    found = event_columns(sheet, columns)
+    who, time, kind = str(found.customer), str(found.time), found.type
+    amount, quantity, item, category = found.amount, found.quantity, found.item, found.category
     times = times_of(sheet, sheet.cells[time], columns.date_format, name=time)
     if times.dt.tz is not None:
         times = times.dt.tz_localize(None)
-    kind = columns.type or _guess(sheet, TYPE_NAMES, but=(who, time))
-    amount = columns.amount or _guess(sheet, AMOUNT_NAMES, but=(who, time))
-    quantity = columns.quantity or _guess(sheet, QUANTITY_NAMES, but=(who, time, amount))
-    item = columns.item or _guess(sheet, ITEM_NAMES, but=(who,))
-    category = columns.category or _guess(sheet, CATEGORY_NAMES, but=(who, item))
     _tell(sheet, customer=who, time=time, type=kind, amount=amount, quantity=quantity,
           item=item, category=category)  # fmt: skip
     types = _types(sheet, kind)
@@ -204,6 +200,18 @@ def read_events(path: Path, columns: EventColumns) -> EventTable:
         }
     )
     return _sorted(rows, tuple(sheet.notes))
+
+
+def event_columns(sheet: Sheet, columns: EventColumns) -> EventColumns:
+    """The columns of events, those guessed that are not said. Raises InvalidInputError."""
+    who = _named(sheet, columns.customer, CUSTOMER_NAMES, "customer")
+    time = _named(sheet, columns.time, TIME_NAMES, "time")
+    kind = columns.type or _guess(sheet, TYPE_NAMES, but=(who, time))
+    amount = columns.amount or _guess(sheet, AMOUNT_NAMES, but=(who, time))
+    quantity = columns.quantity or _guess(sheet, QUANTITY_NAMES, but=(who, time, amount))
+    item = columns.item or _guess(sheet, ITEM_NAMES, but=(who,))
+    category = columns.category or _guess(sheet, CATEGORY_NAMES, but=(who, item))
+    return EventColumns(who, time, kind, amount, quantity, item, category, columns.date_format)
 
 
 def _sorted(rows: pd.DataFrame, notes: tuple[str, ...]) -> EventTable:
@@ -231,7 +239,7 @@ def _sorted(rows: pd.DataFrame, notes: tuple[str, ...]) -> EventTable:
 def _named(sheet: Sheet, asked: str | None, names: Sequence[str], what: str) -> str:
     found = asked or _guess(sheet, names, but=())
     if found is None:
-        message = f"which column is the {what}? name it with --{what}-column, one of "
+        message = f"which column is the {what}? name it with {sheet.ways[what]}, one of "
         raise refuse(message + quoted(sheet.cells.columns))
     return found
 
@@ -256,14 +264,26 @@ def _types(sheet: Sheet, name: str | None) -> NDArray[np.int8]:
     if texts.isna().any():
         message = f"no value in {name!r}, which says what happened"
         raise refuse(message, lines=sheet.lines[texts.isna()], place=sheet.place)
-    means = {each: each if each in CODES else alias_of(each) for each in texts.unique()}
-    for word, meant in sorted(means.items()):
-        if meant is None:
-            sheet.notes.append(f"{word!r} in {name} counts as other")
-        elif meant != word:
-            sheet.notes.append(f"{word!r} in {name} means {meant}")
+    means = {each: meaning_of(each) for each in texts.unique()}
+    sheet.notes += told_meanings(means, name)
     codes = {word: CODES[meant] if meant else OTHER for word, meant in means.items()}
     return texts.map(codes).to_numpy(dtype=np.int8)
+
+
+def meaning_of(word: str) -> str | None:
+    """The known type that a word of a file stands for."""
+    return word if word in CODES else alias_of(word)
+
+
+def told_meanings(means: Mapping[str, str | None], column: str) -> list[str]:
+    """What is to be said of words that are not those of the contract."""
+    told = []
+    for word, meant in sorted(means.items()):
+        if meant is None:
+            told.append(f"{word!r} in {column} counts as other")
+        elif meant != word:
+            told.append(f"{word!r} in {column} means {meant}")
+    return told
 
 
 def _numbers(sheet: Sheet, name: str | None) -> FloatArray:
@@ -301,7 +321,7 @@ def _texts(sheet: Sheet, name: str, *, wanted: bool = False) -> pd.Series:
     return texts
 
 
-def _numbered(names: Sequence[str | None]) -> Ints:
+def numbered(names: Sequence[str | None]) -> Ints:
     """(rows,) a number for each name, the same for ever, as the service has it."""
     codes, unique = pd.factorize(np.array(names, dtype=object))
     numbers = np.array([*(number_of(str(each)) for each in unique), NOT_A_NAME], dtype=np.int64)

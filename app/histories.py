@@ -50,6 +50,14 @@ class Histories:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The time between two rows of an item: the least there is, and the most usual."""
+
+    least: pd.Timedelta
+    usual: pd.Timedelta
+
+
 @dataclass(slots=True, eq=False)
 class _Calendar:
     freq: str
@@ -149,52 +157,58 @@ def _frequency(rows: pd.DataFrame, asked: str | None, notes: list[str]) -> str:
         freq = guess_freq(times, _steps(rows))
         notes.append(f"frequency {freq}, from the dates")
         return freq
-    parse_freq(asked)
-    return _anchored(asked, times, rows, notes)
+    return anchored(asked, times, _steps(rows), notes)
 
 
-def _anchored(asked: str, times: pd.DatetimeIndex, rows: pd.DataFrame, notes: list[str]) -> str:
-    """The frequency asked for, on the weekday or the end of the month that the dates stand on."""
+def anchored(asked: str, times: pd.DatetimeIndex, steps: Steps | None, notes: list[str]) -> str:
+    """The frequency asked for, on the weekday or the end of the month that the dates stand on.
+
+    Raises InvalidInputError if it is none.
+    """
     offset = parse_freq(asked)
-    if times.map(offset.is_on_offset).all() or len(times) < 2:
+    if len(times) < 2 or isinstance(offset, Tick) or all(map(offset.is_on_offset, times)):
         return asked
-    guess = guess_freq(times, _steps(rows))
+    guess = guess_freq(times, steps)
     if guess.strip("0123456789")[0] != asked.strip("0123456789")[0].upper():
         return asked
     notes.append(f"frequency {guess}: the dates stand on it, not on {asked}")
     return guess
 
 
-def _steps(rows: pd.DataFrame) -> pd.Series:
-    """Time between an item's rows."""
+def _steps(rows: pd.DataFrame) -> Steps | None:
     steps = rows.groupby("item", sort=False)["time"].diff().dropna()
-    return steps[steps > pd.Timedelta(0)]
+    steps = steps[steps > pd.Timedelta(0)]
+    return None if steps.empty else Steps(steps.min(), steps.mode().iloc[0])
 
 
-def guess_freq(times: pd.DatetimeIndex, steps: pd.Series) -> str:
+def guess_freq(times: pd.DatetimeIndex, steps: Steps | None, *, way: str = "--freq") -> str:
     """The pandas alias of the calendar that the times stand on. Raises InvalidInputError.
 
-    times: all of them, sorted, without repeats; steps: the time between one item's rows.
+    times: all of them, sorted, without repeats. steps: None if no item has two rows. way: how the
+    user may say it.
     """
-    if steps.empty:
-        raise refuse("one period only, which tells no frequency; give it with --freq, as in D")
+    if steps is None:
+        raise refuse(f"one period only, which tells no frequency; give it with {way}, as in D")
     if (times.normalize() == times).all():
-        return _guess_days(times, steps)
-    return _guess_clock(times, steps)
+        return _guess_days(times, steps, way)
+    return _guess_clock(times, steps, way)
 
 
-def _guess_days(times: pd.DatetimeIndex, steps: pd.Series) -> str:
-    if steps.min() >= 28 * _DAY:
+def _guess_days(times: pd.DatetimeIndex, steps: Steps, way: str) -> str:
+    if steps.least >= 28 * _DAY:
         months = _guess_months(times)
         if months:
             return months
     days = int(np.gcd.reduce((times[1:] - times[:-1]).days.to_numpy()))
     if days % 7 == 0:
         return f"{_times(days // 7)}W-{_WEEKDAYS[times[0].weekday()]}"
+    usual = steps.usual.days
+    if usual and usual % 7 == 0 and _share(times, usual * 86_400) >= MOST_ROWS:
+        return f"{_times(usual // 7)}W-{_WEEKDAYS[np.bincount(times.dayofweek).argmax()]}"
     span = (times[-1] - times[0]).days
     if len(times) >= 10 and span >= 14 and (times.dayofweek < 5).all():
         return "B"
-    return _guess_clock(times, steps)
+    return _guess_clock(times, steps, way)
 
 
 def _guess_months(times: pd.DatetimeIndex) -> str | None:
@@ -215,16 +229,16 @@ def _guess_months(times: pd.DatetimeIndex) -> str | None:
     return f"{_times(step)}M{end}"
 
 
-def _guess_clock(times: pd.DatetimeIndex, steps: pd.Series) -> str:
+def _guess_clock(times: pd.DatetimeIndex, steps: Steps, way: str) -> str:
     """The largest step that all times share, or that nearly all rows keep."""
     seconds = np.diff(times.as_unit("s").asi8)
     step = int(np.gcd.reduce(seconds))
-    usual = int(steps.mode().iloc[0].total_seconds())
+    usual = int(steps.usual.total_seconds())
     if step < usual and _share(times, usual) >= MOST_ROWS:
         step = usual
     elif len(times) / (seconds.sum() / step + 1) < FEWEST_ROWS:
-        message = "the times follow no calendar; add sales up by period, or say which with --freq"
-        raise refuse(message)
+        message = "the times follow no calendar; add sales up by period, or say which with "
+        raise refuse(message + way)
     for length, unit in _CLOCK:
         if step % length == 0:
             return f"{_times(step // length)}{unit}"
@@ -242,7 +256,8 @@ def _times(count: int) -> str:
 
 
 def _refuse_off_calendar(rows: pd.DataFrame, freq: str, place: str) -> None:
-    wrong = ~rows["time"].isin(_grid(pd.DatetimeIndex(rows["time"].unique()).sort_values(), freq))
+    times = pd.DatetimeIndex(rows["time"].unique()).sort_values()
+    wrong = ~rows["time"].isin(on_calendar(times, freq))
     if wrong.any():
         stamp = rows.loc[wrong, "time"].iloc[0]
         message = (
@@ -251,8 +266,11 @@ def _refuse_off_calendar(rows: pd.DataFrame, freq: str, place: str) -> None:
         raise refuse(message, lines=sorted(rows.loc[wrong, "line"]), place=place)
 
 
-def _grid(times: pd.DatetimeIndex, freq: str) -> pd.DatetimeIndex:
-    """The times of the calendar from the first to the last that stands on it."""
+def on_calendar(times: pd.DatetimeIndex, freq: str) -> pd.DatetimeIndex:
+    """The times of the calendar from the first to the last that stands on it.
+
+    times: sorted, without repeats.
+    """
     offset = parse_freq(freq)
     if isinstance(offset, Tick):
         phases = times.as_unit("s").asi8 % int(pd.Timedelta(offset).total_seconds())

@@ -24,6 +24,7 @@ SECONDS = (
     *(0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
     *(0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0),
 )
+LONG_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
 ROWS = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 512, 1024)
 REASONS = ("queue_full", "engine_down", "closing", "deadline")
 AUTH_FAILURES = (
@@ -62,6 +63,7 @@ class Metrics:
         self._purchases()
         self._auth()
         self._jobs()
+        self._datasets()
         self._process()
 
     def observe_http(self, route: str, *, method: str, status: int, seconds: float) -> None:
@@ -208,6 +210,11 @@ class Metrics:
             "job_best_gain_ratio", "Best gain over production that a job found.", "model"
         )
         self.workers = self._gauge("workers", "Workers that are alive.")
+
+    def _datasets(self) -> None:
+        self.dataset_seconds = self._histogram(
+            "dataset_seconds", "Time to check and sort the file of a data set.", LONG_SECONDS
+        )
 
     def _process(self) -> None:
         # CPU time, resident memory, open files and start time, read when the metrics are

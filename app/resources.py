@@ -13,6 +13,7 @@ from app.auth import Audit, Keys
 from app.batcher import MicroBatcher
 from app.cache import MemoryCache
 from app.callers import Callers
+from app.datasets import Datasets
 from app.db import is_local, migrate, open_database
 from app.jobs import Jobs, watch
 from app.kinds import PURCHASE, SERIES
@@ -51,6 +52,7 @@ class Resources:
     callers: Callers
     limits: Limits
     audit: Audit
+    datasets: Datasets
     stopping: asyncio.Event
     tracing: Tracing | None
 
@@ -85,6 +87,8 @@ async def open_resources(
         )
         stack.push_async_callback(callers.close)
         registry = Registry(versions, metrics)
+        datasets = Datasets(database, settings, metrics)
+        await asyncio.to_thread(datasets.sweep)
         live = await asyncio.to_thread(registry.load_sales, settings)
         await asyncio.to_thread(registry.load_purchase, settings)
         await callers.start()
@@ -113,6 +117,7 @@ async def open_resources(
             callers=callers,
             limits=Limits(None if settings.rate is None else Rate.parse(settings.rate)),
             audit=Audit(database),
+            datasets=datasets,
             stopping=asyncio.Event(),
             tracing=tracing,
         )

@@ -184,6 +184,13 @@ class Settings(BaseSettings):
     keep_jobs_days: PositiveInt = Field(
         180, description="Days after which a job that has ended is forgotten with its files."
     )
+    max_upload_bytes: PositiveInt = Field(
+        4096 * MIB, description="Largest file of a data set, as sent and unpacked."
+    )
+    datasets_root: Path | None = Field(
+        default=None,
+        description="Directory whose files POST /datasets may name by `uri`; by default none may.",
+    )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level that is logged."

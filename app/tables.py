@@ -8,8 +8,8 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +43,7 @@ DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 #: Formats tried where dates are not ISO 8601; two that fit alike are refused as ambiguous.
 DATE_FORMATS = ("%d.%m.%Y", "%d.%m.%Y %H:%M", "%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y",
                 "%m-%d-%Y", "%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M")  # fmt: skip
+MOST_DATES = 0.9  # share of a column's texts that are dates; the others are mistakes
 LISTED = 5  # places named in a refusal
 _ISO = re.compile(r"(?:19|20)\d\d(-[01]\d(-[0-3]\d([T ]\d\d:\d\d.*)?)?)?")
 _DIGITS = re.compile(r"(?:19|20)\d{6}")
@@ -83,15 +84,30 @@ class Table:
     notes: tuple[str, ...]
 
 
+#: How a user of the command line says what is not guessed.
+OPTIONS = {
+    "time": "--time-column",
+    "target": "--target-column",
+    "item": "--id-column",
+    "customer": "--customer-column",
+    "date_format": "--date-format",
+    "freq": "--freq",
+}
+
+
 @dataclass(slots=True, eq=False)
 class Sheet:
-    """The file as it stands: cells are stripped strings, or what Parquet says they are."""
+    """The file as it stands: cells are stripped strings, or what Parquet says they are.
+
+    ways: how its user names a column that cannot be guessed.
+    """
 
     cells: pd.DataFrame
     lines: Lines
     place: str
     decimal_comma: bool = False
     notes: list[str] = field(default_factory=list)
+    ways: Mapping[str, str] = field(default_factory=lambda: OPTIONS)
 
 
 def read(path: Path, columns: Columns) -> Table:
@@ -107,12 +123,35 @@ def read(path: Path, columns: Columns) -> Table:
     return _from_long(sheet, columns, time)
 
 
+def is_wide(sheet: Sheet, columns: Columns) -> bool:
+    """Whether items or periods are columns. Raises InvalidInputError if nothing holds dates."""
+    if columns.layout is not None:
+        return columns.layout == "wide"
+    dated = bool(_dated_headers(sheet))
+    return dated or _is_wide(sheet, columns, columns.time or _guess_time(sheet))
+
+
+def long_columns(sheet: Sheet, columns: Columns) -> Columns:
+    """The columns of a long table, those guessed that are not said. Raises InvalidInputError."""
+    time = columns.time or _guess_time(sheet)
+    left = [name for name in sheet.cells.columns if name not in {time, *columns.covariates}]
+    target = columns.target or _guess_target(sheet, columns, left)
+    left = [name for name in left if name != target]
+    item = columns.item or _guess_item(sheet, time, left)
+    return replace(columns, time=time, target=target, item=item)
+
+
 def open_sheet(path: Path, asked: Iterable[str | None]) -> Sheet:
     """A file as it stands; a column asked for is there. Raises InvalidInputError, OSError."""
     sheet = _parquet(path) if path.suffix.lower() in {".parquet", ".pq"} else _csv(path)
+    check_header(sheet, asked)
+    return sheet
+
+
+def check_header(sheet: Sheet, asked: Iterable[str | None]) -> None:
+    """Name the columns, and see that those asked for are there. Raises InvalidInputError."""
     _name_columns(sheet)
     _refuse_header(sheet, asked)
-    return sheet
 
 
 def refuse(message: str, *, lines: Iterable[int] = (), place: str = "line") -> InvalidInputError:
@@ -129,13 +168,16 @@ def refuse(message: str, *, lines: Iterable[int] = (), place: str = "line") -> I
 
 
 def _csv(path: Path) -> Sheet:
-    text, notes = _decode(path.read_bytes())
-    if not text.strip():
-        raise refuse("the file is empty")
-    delimiter = _delimiter(text)
-    records = list(_records(text, delimiter))
+    text, notes = decode(path.read_bytes())
+    delimiter = delimiter_of(text)
+    records = list(records_of(text, delimiter))
+    _refuse_ragged(records[0][1], records[1:])
+    return sheet_of(records, delimiter, notes)
+
+
+def sheet_of(records: Sequence[tuple[int, list[str]]], delimiter: str, notes: list[str]) -> Sheet:
+    """The sheet of some records of CSV, the first of which is the header."""
     (_, header), body = records[0], records[1:]
-    _refuse_ragged(header, body)
     cells = pd.DataFrame([cells for _, cells in body], columns=header, dtype=object)
     if delimiter != ",":
         notes.append(f"fields are separated by {DELIMITERS[delimiter]}")
@@ -143,7 +185,8 @@ def _csv(path: Path) -> Sheet:
     return Sheet(cells, lines, "line", decimal_comma=delimiter == ";", notes=notes)
 
 
-def _decode(raw: bytes) -> tuple[str, list[str]]:
+def decode(raw: bytes) -> tuple[str, list[str]]:
+    """The text of a file of CSV, and what is to be said of it."""
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return raw.decode("utf-16"), ["the text is UTF-16"]
     try:
@@ -155,12 +198,15 @@ def _decode(raw: bytes) -> tuple[str, list[str]]:
     return raw.decode("cp1252", errors="replace"), ["the text is not UTF-8, read as Windows-1252"]
 
 
-def _delimiter(text: str) -> str:
+def delimiter_of(text: str) -> str:
+    """What separates the fields of CSV. Raises InvalidInputError if there are none."""
+    if not text.strip():
+        raise refuse("the file is empty")
     header = next(line for line in text.splitlines() if line.strip())
     return max(DELIMITERS, key=header.count)
 
 
-def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def records_of(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield (line where the record starts, its cells), blank lines left out."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     line = 1
@@ -244,10 +290,8 @@ def _is_wide(sheet: Sheet, columns: Columns, time: str) -> bool:
 
 
 def _from_long(sheet: Sheet, columns: Columns, time: str) -> Table:
-    left = [name for name in sheet.cells.columns if name not in {time, *columns.covariates}]
-    target = columns.target or _guess_target(sheet, columns, left)
-    left = [name for name in left if name != target]
-    item = columns.item or _guess_item(sheet, time, left)
+    found = long_columns(sheet, replace(columns, time=time))
+    item, target = found.item, str(found.target)
     times = times_of(sheet, sheet.cells[time], columns.date_format, name=time)
     rows = pd.DataFrame({"item": _items(sheet, item, target), "time": times})
     rows["target"] = numbers_of(sheet, target, wanted="a number")
@@ -307,7 +351,8 @@ def _guess_time(sheet: Sheet) -> str:
     for name in [*likely, *(other for other in names if other not in likely)]:
         if _looks_dated(sheet.cells[name]) and (name in likely or not _is_numeric(sheet, name)):
             return name
-    raise refuse(f"no column holds dates; name it with --time-column, one of {quoted(names)}")
+    way = sheet.ways["time"]
+    raise refuse(f"no column holds dates; name it with {way}, one of {quoted(names)}")
 
 
 def _guess_target(sheet: Sheet, columns: Columns, left: Sequence[str]) -> str:
@@ -319,7 +364,7 @@ def _guess_target(sheet: Sheet, columns: Columns, left: Sequence[str]) -> str:
     if len(numeric) == 1:
         return numeric[0]
     which = f"could be {quoted(numeric)}" if numeric else "no column of numbers is left"
-    raise refuse(f"which column is to be forecast? {which}; name it with --target-column")
+    raise refuse(f"which column is to be forecast? {which}; name it with {sheet.ways['target']}")
 
 
 def _guess_item(sheet: Sheet, time: str, left: Sequence[str]) -> tuple[str, ...]:
@@ -336,7 +381,7 @@ def _guess_item(sheet: Sheet, time: str, left: Sequence[str]) -> tuple[str, ...]
     if len(words) == 1:
         return (words[0],)
     message = "times repeat, so there are several items; say which column tells them apart"
-    raise refuse(f"{message} with --id-column ({quoted(left)})")
+    raise refuse(f"{message} with {sheet.ways['item']} ({quoted(left)})")
 
 
 def known_columns(names: Iterable[str], known: Sequence[str]) -> list[str]:
@@ -349,7 +394,8 @@ def _looks_dated(column: pd.Series) -> bool:
     if pd.api.types.is_datetime64_any_dtype(column):
         return True
     texts = [text for text in map(text_of, column.head(200)) if text is not None]
-    return bool(texts) and (all(map(_ISO.fullmatch, texts)) or bool(_fitting_formats(texts)))
+    plain = sum(1 for text in texts if _ISO.fullmatch(text))
+    return bool(texts) and (plain >= MOST_DATES * len(texts) or bool(_fitting_formats(texts)))
 
 
 def _is_empty(column: pd.Series) -> bool:
@@ -360,7 +406,7 @@ def _is_numeric(sheet: Sheet, name: str) -> bool:
     column = sheet.cells[name]
     if not is_text(column):
         return pd.api.types.is_numeric_dtype(column)
-    numbers, wrong = _parsed(sheet, column)
+    numbers, wrong = parsed(column, decimal_comma=sheet.decimal_comma)
     return not wrong.any() and bool(np.isfinite(numbers).any())
 
 
@@ -383,7 +429,7 @@ def _items(sheet: Sheet, item: Sequence[str], fallback: str) -> pd.Series:
 
 def numbers_of(sheet: Sheet, name: str, *, wanted: str) -> NDArray[np.float64]:
     """A column as float64, NaN where missing; what is no finite number is refused by line."""
-    numbers, wrong = _parsed(sheet, sheet.cells[name])
+    numbers, wrong = parsed(sheet.cells[name], decimal_comma=sheet.decimal_comma)
     if wrong.any():
         first = sheet.cells[name][wrong].iloc[0]
         message = f"column {name!r} holds {str(first)!r}, which is not {wanted}"
@@ -395,10 +441,12 @@ def numbers_of(sheet: Sheet, name: str, *, wanted: str) -> NDArray[np.float64]:
     return numbers
 
 
-def _parsed(sheet: Sheet, column: pd.Series) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def parsed(
+    column: pd.Series, *, decimal_comma: bool
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The numbers of a column, and where a cell is neither a finite number nor missing."""
     missing = column.map(text_of).isna().to_numpy()
-    if sheet.decimal_comma and is_text(column):
+    if decimal_comma and is_text(column):
         column = column.map(_with_point)
     values = pd.to_numeric(column.where(~missing, None), errors="coerce")
     numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -428,7 +476,7 @@ def _extra(sheet: Sheet, name: str) -> NDArray[np.float64] | pd.Series:
     words = texts.map({"true": 1.0, "false": 0.0, "True": 1.0, "False": 0.0})
     if texts.notna().any() and (words.notna() == texts.notna()).all():
         return np.asarray(words, dtype=np.float64)
-    numbers, wrong = _parsed(sheet, column)
+    numbers, wrong = parsed(column, decimal_comma=sheet.decimal_comma)
     return texts.where(texts.notna(), None) if wrong.any() else numbers
 
 
@@ -463,7 +511,7 @@ def times_of(
         times = column
     else:
         texts = column.map(text_of)
-        chosen = date_format or _date_format(sheet, texts, name)
+        chosen = date_format or date_format_of(sheet, texts, name)
         _refuse_offsets(texts, places, sheet.place)
         times = pd.to_datetime(texts, format=chosen, errors="coerce")
     if times.isna().any():
@@ -474,14 +522,15 @@ def times_of(
     return times.reset_index(drop=True)
 
 
-def _date_format(sheet: Sheet, texts: pd.Series, name: str) -> str:
+def date_format_of(sheet: Sheet, texts: pd.Series, name: str) -> str:
+    """The format that dates are written in. Raises InvalidInputError if it could be several."""
     sample = list(dict.fromkeys(text for text in texts if text is not None))
     if sum(1 for text in sample if _ISO.fullmatch(text)) * 2 >= len(sample):
         return "ISO8601"
     fitting = _fitting_formats(sample) or _fitting_formats(sample[:1])
     if len(fitting) > 1:
         message = f"column {name!r}: {sample[0]!r} can be read as {' or '.join(fitting)}"
-        raise refuse(f"{message}; say which with --date-format, or write 2026-12-31")
+        raise refuse(f"{message}; say which with {sheet.ways['date_format']}, or write 2026-12-31")
     if fitting:
         sheet.notes.append(f"dates are written {fitting[0]}")
     return fitting[0] if fitting else "ISO8601"
@@ -498,6 +547,12 @@ def _fitting_formats(texts: Sequence[str]) -> list[str]:
 
 def _fits(column: pd.Series, form: str) -> bool:
     return bool(pd.to_datetime(column, format=form, errors="coerce").notna().all())
+
+
+def offset_of(text: str) -> str:
+    """The offset from UTC that a time is written with, empty if it has none."""
+    match = _OFFSET.search(text)
+    return match[1] if match else ""
 
 
 def _refuse_offsets(texts: pd.Series, places: Lines, place: str) -> None:

@@ -5,7 +5,7 @@ and a context depends on the set of customers alone, not on their order; it is a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -180,6 +180,17 @@ def population_of(customers: Sequence[Customer]) -> Population:
     starts = np.concatenate(([0], np.cumsum(lengths)))
     values |= {"starts": starts, "truncated": column("truncated", np.bool_)}
     return Population(**values)
+
+
+def together(crowds: Sequence[Population]) -> Population:
+    """The customers of several, one after the other; there is at least one."""
+    values = {
+        each.name: np.concatenate([getattr(crowd, each.name) for crowd in crowds])
+        for each in fields(Population)
+        if each.name != "starts"
+    }
+    lengths = np.concatenate([np.diff(crowd.starts) for crowd in crowds])
+    return Population(starts=np.concatenate(([0], np.cumsum(lengths))), **values)
 
 
 _MEASURES = ("first_days_ago", "first_purchase_days_ago", "spend", "observed_days")

@@ -19,6 +19,7 @@ from app.api.exchange import exchange_of
 from app.errors import (
     ConflictError,
     DeadlineError,
+    DiskFullError,
     ForbiddenError,
     InvalidInputError,
     Issue,
@@ -65,6 +66,7 @@ KINDS: dict[type[ShopcastError], Kind] = {
     PredictionError: Kind(500, "prediction-failed", "The model could not answer"),
     UnavailableError: Kind(503, "unavailable", "The service cannot answer now"),
     DeadlineError: Kind(504, "deadline", "The deadline passed"),
+    DiskFullError: Kind(507, "disk-full", "There is no room to keep it"),
 }
 UNEXPECTED = Kind(500, "internal", "Something went wrong")
 
