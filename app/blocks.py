@@ -12,6 +12,7 @@ import io
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -37,6 +38,8 @@ MOST_RATIO = 250  # of what comes out to what was sent; of sales it is 5 to 30
 USUAL_RATIO = 10
 RATIO_FROM_BYTES = 64 * 1024 * 1024
 MOST_RAGGED = 10_000  # after so many lines of other lengths it is no table
+MOST_LINES = 1_000  # of a record
+EMPTY = " \t\r\n" + "".join(DELIMITERS)
 MOST_COLUMNS = 1_000
 GZIP = b"\x1f\x8b"
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -101,6 +104,7 @@ class CsvBlocks:
         self.weight = path.stat().st_size * (USUAL_RATIO if packed else 1)
         self._encoding, self._delimiter = "utf-8", ","
         self._header: list[str] = []
+        self._swallowed = False  # a record has most of the file
         self._ragged: list[tuple[int, str]] = []  # number of the record, from 1; what is wrong
 
     def sample(self, asked: Iterable[str | None], ways: dict[str, str]) -> Sheet:
@@ -183,21 +187,20 @@ class CsvBlocks:
             first += len(batch)
 
     def _note_ragged(self, row: Any) -> str:  # noqa: ANN401 - pyarrow's InvalidRow
-        if row.text and row.text.strip(" \t\r" + "".join(DELIMITERS)):
-            told = f"{row.actual_columns} fields where the header has {row.expected_columns}"
-            self._ragged.append((row.number, told))
-        else:
-            self._ragged.append((row.number, ""))
-        return "skip" if len(self._ragged) <= MOST_RAGGED else "error"
+        text = row.text or ""
+        told = f"{row.actual_columns} fields where the header has {row.expected_columns}"
+        self._ragged.append((row.number, told if text.strip(EMPTY) else ""))
+        self._swallowed = text.count("\n") > MOST_LINES
+        return "error" if self._swallowed or len(self._ragged) > MOST_RAGGED else "skip"
 
     def _explain(self, error: pa.ArrowInvalid) -> Exception:
         if "UTF8" in str(error):
             return NotUtf8Error()
+        if self._swallowed or "straddling" in str(error) or "block size" in str(error):
+            return refuse(f"a record has more than {MOST_LINES:,} lines; is a quote not closed?")
         if len(self._ragged) > MOST_RAGGED:
             message = f"more than {MOST_RAGGED:,} lines have not the fields of the header"
             return refuse(message, lines=self._lines_of([self._ragged[0][0]]))
-        if "straddling" in str(error) or "block size" in str(error):
-            return refuse("a record is longer than 8 MiB; is a quote not closed?")
         return refuse(f"not CSV: {error}")
 
     def as_windows_1252(self) -> None:
@@ -215,13 +218,14 @@ class CsvBlocks:
             )
             reader = csv.reader(text, delimiter=self._delimiter)
             line = number = 0
-            for record in reader:
-                number += bool(record)
-                if record and number in wanted:
-                    found[number] = line + 1
-                    if len(found) == len(wanted):
-                        break
-                line = reader.line_num
+            with suppress(csv.Error):  # told where the file is read
+                for record in reader:
+                    number += bool(record)
+                    if record and number in wanted:
+                        found[number] = line + 1
+                        if len(found) == len(wanted):
+                            break
+                    line = reader.line_num
         return [found.get(number, line) for number in records]
 
 

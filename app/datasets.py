@@ -33,7 +33,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.contents import EventContents, SeriesContents
-from app.db import DatasetRow
+from app.db import DatasetRow, ModelVersionRow
 from app.errors import (
     DiskFullError,
     InvalidInputError,
@@ -54,6 +54,7 @@ from models.customers import Population
 DIRECTORY = "datasets"
 LOCK = "lock"
 MEMORY_BYTES = 1 << 30  # of the process that takes a file in
+COMMAND = (sys.executable, "-P", "-m", "app.intake")
 WATCH_S = 0.05
 BUSY = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 LONGEST_NAME = 128
@@ -238,6 +239,13 @@ class Datasets:
             raise _of_no_use(id_, f"has no column {column[:64]!r}; it has {', '.join(names)}")
         return self.series(id_).segment(column)
 
+    def versions_trained_on(self, id_: str) -> list[tuple[str, int]]:
+        """The model versions that were fitted to a data set, by name and number."""
+        named = (ModelVersionRow.name, ModelVersionRow.version)
+        ask = select(*named).where(ModelVersionRow.dataset_id == id_).order_by(*named)
+        with self._answers(), Session(self._database) as session:
+            return [(name, version) for name, version in session.execute(ask)]
+
     def sweep(self) -> None:
         """Take away what dead processes left half done."""
         for path in self._directory.glob("*") if self._directory.is_dir() else ():
@@ -363,9 +371,8 @@ def _take_in(
 ) -> Taken:
     said = {"path": str(file), "to": str(to), "most_bytes": most_bytes, "order": asdict(order)}
     passed = _descriptor(file)
-    command = [sys.executable, "-P", "-m", "app.intake"]
     with subprocess.Popen(  # noqa: S603 - this program itself
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=passed
+        COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=passed
     ) as process:
         answer = _answer_of(process, orjson.dumps(said), stop)
     if not answer:

@@ -217,7 +217,8 @@ def records_of(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
                 yield line, cells
             line = reader.line_num + 1
     except csv.Error as error:
-        raise refuse(f"not CSV: {error}", lines=[reader.line_num]) from None
+        why = "a field is too long; is a quote not closed?" if "limit" in str(error) else error
+        raise refuse(f"not CSV: {why}", lines=[line]) from None
 
 
 def _refuse_ragged(header: list[str], body: list[tuple[int, list[str]]]) -> None:
