@@ -18,7 +18,7 @@ from models.base import ModelError, Series, SeriesTask
 from models.effects import without_effects
 from models.features import CONSTANT_RATIO, CONSTANT_SCALE, row_count, rows_of, scale_of
 from models.guide import guide
-from models.pretrain import Batch
+from models.pretrain import Batch, alike
 from models.seasonal import adjust, season_lengths
 
 if TYPE_CHECKING:
@@ -168,8 +168,8 @@ def _tensors(rows: Rows, future: FloatArray, *, guided: bool) -> Batch:
         known[rows.target] = guides[rows.target]
     values = (rows.past, future, known, guides)
     context, truth, ahead, about = _in_unit(values)
-    alone = len(np.unique(rows.group)) == len(rows.group)
-    return Batch(context, truth, ahead, about, torch.from_numpy(rows.group), alone)
+    group = torch.from_numpy(rows.group)
+    return Batch(context, truth, ahead, about, group, alike(rows.group))
 
 
 def _in_unit(values: tuple[FloatArray, ...]) -> list[Tensor]:

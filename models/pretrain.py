@@ -188,18 +188,34 @@ def _device(settings: PretrainSettings) -> str:
 
 
 class _GroupAttention(GroupSelfAttention):  # type: ignore[misc]  # chronos has no types
-    """Group attention that, for rows that are all alone, is the one product it then equals."""
+    """Group attention that, for groups that are alike, looks no further than they reach.
 
-    alone = False
+    For rows that are all alone it is the one product it then equals.
+    """
+
+    group_rows = 0
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor, output_attentions: bool = False
     ) -> AttentionOutput:
-        if not self.alone:
+        if self.group_rows == 0:
             return super().forward(hidden_states, attention_mask, output_attentions)
-        attention = self.self_attention
-        value = attention.o(attention.v(self.layer_norm(hidden_states)))
-        return AttentionOutput(hidden_states=hidden_states + value)
+        attention, normed = self.self_attention, self.layer_norm(hidden_states)
+        if self.group_rows == 1:
+            value = attention.o(attention.v(normed))
+        else:
+            value = self._within(normed, attention_mask)
+        return AttentionOutput(hidden_states=hidden_states + self.dropout(value))
+
+    def _within(self, normed: Tensor, mask: Tensor) -> Tensor:
+        """(rows, tokens, width), and (tokens, 1, rows, rows) → what each row takes from its group."""
+        rows, tokens, width = normed.shape
+        size, groups = self.group_rows, rows // self.group_rows
+        inside = mask.view(tokens, groups, size, groups, size).diagonal(dim1=1, dim2=3)
+        inside = inside.permute(3, 0, 1, 2).reshape(groups * tokens, 1, size, size)
+        apart = normed.view(groups, size, tokens, width).transpose(1, 2).flatten(0, 1)
+        value = self.self_attention(apart, mask=inside)[0]
+        return value.view(groups, tokens, size, width).transpose(1, 2).reshape(rows, tokens, width)
 
 
 def build_network(settings: PretrainSettings) -> Chronos2Model:
@@ -212,7 +228,7 @@ def build_network(settings: PretrainSettings) -> Chronos2Model:
 
 
 def arrange(model: Chronos2Model) -> None:
-    """Let batches of rows that are all alone take the short way that `answer_of` tells them of."""
+    """Let batches of groups that are alike take the short way that `answer_of` tells them of."""
     for block in model.encoder.block:
         attention = _GroupAttention(model.config)
         attention.load_state_dict(block.layer[1].state_dict())
@@ -273,7 +289,19 @@ class Batch:
     known: Tensor
     guide: Tensor  # (rows, horizon), 0 for rows that are not forecast
     group: Tensor  # (rows,)
-    alone: bool  # whether every row is a group of its own
+    group_rows: int  # of every group, if they are alike and in order; else 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether every row is a group of its own."""
+        return self.group_rows == 1
+
+
+def alike(group: Ints) -> int:
+    """The rows of every group, if those are alike and in order; else 0."""
+    _, counts = np.unique(group, return_counts=True)
+    ordered = bool((np.diff(group) >= 0).all())
+    return int(counts[0]) if ordered and (counts == counts[0]).all() else 0
 
 
 class _Steps(Dataset[Batch]):
@@ -377,14 +405,13 @@ def _adjusted(
     if around["guide"]:
         guides[rows] = known[rows] = guide(past[rows], future.shape[1])
     future[made.known] = np.nan
-    alone = len(np.unique(made.group)) == len(made.group)
     return Batch(
         context=torch.from_numpy(past.astype(np.float32)),
         future=torch.from_numpy(future.astype(np.float32)),
         known=torch.from_numpy(known.astype(np.float32)),
         guide=torch.from_numpy(guides.astype(np.float32)),
         group=torch.from_numpy(made.group),
-        alone=alone,
+        group_rows=alike(made.group),
     )
 
 
@@ -410,7 +437,7 @@ def answer_of(model: Chronos2Model, batch: Batch) -> tuple[Tensor, Tensor, Tenso
     (rows, levels, horizon), (rows, 1, horizon) with NaN where nothing is scored, (rows, horizon).
     """
     for block in model.encoder.block:
-        block.layer[1].alone = batch.alone
+        block.layer[1].group_rows = batch.group_rows
     patch = model.chronos_config.output_patch_size
     patches = batch.future.shape[1] // patch
     encoded, loc_scale, *_ = model.encode(

@@ -15,6 +15,7 @@ from models.backtest import Method, Plan, Record, network, run
 from models.base import Covariate, ModelError
 from models.checkpoint import load_series
 from models.examples import Examples, Shape, until
+from models.pretrain import arrange, quantile_loss
 from models.series import SeriesNetwork
 from models.train import Earlier, TrainProgress, TrainSettings, fine_tune
 from models.tuning import METHODS
@@ -101,6 +102,16 @@ def test_an_example_is_what_serving_gives_the_network(around_checkpoint: Path) -
     served, ahead = seen[0]
     torch.testing.assert_close(context, served[:, -context.shape[1] :], equal_nan=True)
     torch.testing.assert_close(known[:, :8], ahead[:, :8], equal_nan=True)
+
+
+def test_groups_that_are_alike_look_no_further(around_checkpoint: Path) -> None:
+    examples = Examples(shop(), "W-SUN", 8, shape_of(around_checkpoint))
+    batch = examples.draw(np.random.default_rng(0), 16)
+    assert batch.group_rows == 2
+    model = load_series(around_checkpoint).model
+    arrange(model)
+    one = quantile_loss(model, batch)
+    torch.testing.assert_close(one, quantile_loss(model, replace(batch, group_rows=0)))
 
 
 @pytest.mark.parametrize("method", METHODS)
