@@ -208,7 +208,7 @@ class _GroupAttention(GroupSelfAttention):  # type: ignore[misc]  # chronos has 
         return AttentionOutput(hidden_states=hidden_states + self.dropout(value))
 
     def _within(self, normed: Tensor, mask: Tensor) -> Tensor:
-        """(rows, tokens, width), and (tokens, 1, rows, rows) → what each row takes from its group."""
+        """(rows, tokens, width), (tokens, 1, rows, rows) → what each row takes from its group."""
         rows, tokens, width = normed.shape
         size, groups = self.group_rows, rows // self.group_rows
         inside = mask.view(tokens, groups, size, groups, size).diagonal(dim1=1, dim2=3)
