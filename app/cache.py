@@ -3,14 +3,19 @@
 Invariant: a broken cache is a miss: no method raises.
 """
 
+import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+from app.link import Link, LinkDownError, is_refusal
 from app.metrics import Metrics
 
+CHECKSUM_BYTES = 16
+PIPELINE = 64  # values a round trip
 ENTRY_BYTES = 256  # what an entry costs beside its key and value
 
 
@@ -91,6 +96,92 @@ class MemoryCache:
             evictions += 1
         if evictions:
             self._metrics.cache_evictions.inc(evictions)
+
+
+class RedisCache:
+    """A cache in Redis, which processes and restarts share.
+
+    Each value stands behind a checksum of itself and of its key: what was damaged, cut off or put
+    there by somebody else is a miss.
+    """
+
+    def __init__(self, link: Link, ttl_s: float, *, metrics: Metrics) -> None:
+        self._link, self._metrics = link, metrics
+        self._ttl_ms = max(1, round(1000 * ttl_s))
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The value of each key, in order; None for what is not known."""
+        if not keys or not self._link.up:
+            return [None] * len(keys)
+        try:
+            values = await self._link.call("MGET", *map(self._name, keys))
+        except LinkDownError:
+            return [None] * len(keys)
+        return [self._checked(*pair) for pair in zip(keys, values, strict=True)]
+
+    async def set_many(self, items: Mapping[bytes, bytes]) -> None:
+        """Keep values, a pipeline of some at a time."""
+        commands = [
+            ("SET", self._name(key), _checksum(key, value) + value, "PX", self._ttl_ms)
+            for key, value in items.items()
+        ]
+        with suppress(LinkDownError):
+            for start in range(0, len(commands), PIPELINE):
+                answers = await self._link.calls(commands[start : start + PIPELINE])
+                refused = sum(map(is_refusal, answers))
+                self._metrics.redis_failures.labels("refused").inc(refused)
+
+    async def close(self) -> None:
+        """Nothing to let go of: the link is not the cache's own."""
+
+    def _name(self, key: bytes) -> bytes:
+        return self._link.key(b"forecast:", key)
+
+    def _checked(self, key: bytes, value: object) -> bytes | None:
+        if value is None:
+            return None
+        if not isinstance(value, bytes) or value[:CHECKSUM_BYTES] != _checksum(
+            key, value[CHECKSUM_BYTES:]
+        ):
+            self._metrics.redis_failures.labels("garbage").inc()
+            return None
+        return value[CHECKSUM_BYTES:]
+
+
+class LayeredCache:
+    """A near cache in front of a far one; what is found far away comes near."""
+
+    def __init__(self, near: Cache, far: Cache, *, metrics: Metrics) -> None:
+        self._near, self._far, self._metrics = near, far, metrics
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The value of each key, in order; None for what is not known."""
+        values = await self._near.get_many(keys)
+        missing = [key for key, value in zip(keys, values, strict=True) if value is None]
+        if not missing:
+            return values
+        answers = zip(missing, await self._far.get_many(missing), strict=True)
+        found = {key: value for key, value in answers if value is not None}
+        if not found:
+            return values
+        self._metrics.redis_hits.inc(len(found))
+        await self._near.set_many(found)
+        pairs = zip(keys, values, strict=True)
+        return [found.get(key) if value is None else value for key, value in pairs]
+
+    async def set_many(self, items: Mapping[bytes, bytes]) -> None:
+        """Keep values in both."""
+        await self._near.set_many(items)
+        await self._far.set_many(items)
+
+    async def close(self) -> None:
+        """Let go of both."""
+        await self._near.close()
+        await self._far.close()
+
+
+def _checksum(key: bytes, value: bytes) -> bytes:
+    return hashlib.blake2b(value, digest_size=CHECKSUM_BYTES, key=key[:64]).digest()
 
 
 def _size(key: bytes, value: bytes) -> int:

@@ -31,6 +31,7 @@ AUTH_FAILURES = (
     *("missing", "malformed", "unknown", "revoked", "expired"),
     *("scope", "shop", "database"),
 )
+REDIS_FAILURES = ("late", "lost", "refused", "garbage")
 CONTEXTS = ("profile", "request", "prior")
 RATIO = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -59,6 +60,7 @@ class Metrics:
         self._queue()
         self._engine()
         self._cache()
+        self._redis()
         self._models()
         self._purchases()
         self._auth()
@@ -162,6 +164,25 @@ class Metrics:
         )
         self.cache_bytes = self._gauge("cache_bytes", "Size of the in-process cache.")
         self.cache_entries = self._gauge("cache_entries", "Forecasts in the in-process cache.")
+
+    def _redis(self) -> None:
+        self.redis_up = self._gauge("redis_up", "1 if Redis answers in time, else 0.")
+        self.redis_seconds = self._histogram(
+            "redis_seconds", "Time Redis takes to answer.", SECONDS
+        )
+        self.redis_failures = self._counter(
+            "redis_failures",
+            "What Redis could not be asked, and the service did without.",
+            "reason",
+        )
+        for reason in REDIS_FAILURES:
+            self.redis_failures.labels(reason)
+        self.redis_hits = self._counter(
+            "redis_hits", "Forecasts found in Redis that were not in the process."
+        )
+        self.awaited_forecasts = self._counter(
+            "awaited_forecasts", "Forecasts that another process was computing already."
+        )
 
     def _models(self) -> None:
         labels = ("name", "version", "fingerprint", "device", "dtype", "parameters")

@@ -8,16 +8,20 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
 
 from app.batcher import Answer, MicroBatcher
 from app.cache import Cache
+from app.claims import MOST_CLAIMED, Claims
 from app.kinds import Kind
 from app.metrics import Metrics
 from models.base import Network
 
 LARGE = 1 << 17  # numbers that take about a millisecond to hash or to pack
+USUAL_S = 0.25  # what a forecast takes, before one was seen
+USUAL_OVER = 8  # of the latest ones
+LEASE_S = 1.0  # beyond which a claim of a dead process is gone
 NOTHING: Answer[Any] = Answer([], 0.0, 0.0)
 
 log = logging.getLogger(__name__)
@@ -64,6 +68,27 @@ class Prediction(Generic[ResultT]):
     compute_s: float
 
 
+@dataclass(slots=True, eq=False)
+class _Work(Generic[TaskT, ResultT]):
+    """A request on its way; all lists are in the order of the tasks. known: None is missing.
+
+    computed: positions of what was computed for it.
+    """
+
+    network: Network[TaskT, ResultT]
+    tasks: Sequence[TaskT]
+    keys: Sequence[bytes]
+    known: list[ResultT | None]
+    size: int
+    deadline_s: float | None
+    bulk: bool
+    computed: set[int] = field(default_factory=set)
+
+    @property
+    def missing(self) -> list[int]:
+        return [position for position, result in enumerate(self.known) if result is None]
+
+
 class Predictor(Generic[TaskT, ResultT]):
     """Answers tasks of one kind from the cache, or else by the network."""
 
@@ -74,10 +99,13 @@ class Predictor(Generic[TaskT, ResultT]):
         batcher: MicroBatcher,
         cache: Cache,
         metrics: Metrics,
+        claims: Claims | None = None,
     ) -> None:
+        """claims: of this process among those that share the cache."""
         self._kind = kind
         self._registry, self._batcher = registry, batcher
-        self._cache, self._metrics = cache, metrics
+        self._cache, self._metrics, self._claims = cache, metrics, claims
+        self._usual_s = USUAL_S
 
     async def predict(
         self,
@@ -100,26 +128,73 @@ class Predictor(Generic[TaskT, ResultT]):
         keys = await _aside(size, self._keys, live.fingerprint, tasks)
         known = await self._known(keys, size)
         cache_s = time.perf_counter() - began_s
-        missing = [position for position, result in enumerate(known) if result is None]
-        answer: Answer[ResultT] = NOTHING
-        if missing:
-            answer = await self._batcher.submit(
-                live.network,
-                [tasks[position] for position in missing],
-                keys=[keys[position] for position in missing],
-                deadline_s=deadline_s,
-                bulk=bulk,
-            )
-        fresh = iter(await self._keep([keys[n] for n in missing], answer.results, size=size))
+        work = _Work(live.network, tasks, keys, known, size, deadline_s, bulk)
+        answer = await self._fill(work) if work.missing else NOTHING
         return Prediction(
             name=live.name,
             version=live.version,
-            results=[next(fresh) if result is None else result for result in known],
-            cached=[result is not None for result in known],
+            results=cast("list[ResultT]", known),
+            cached=[position not in work.computed for position in range(len(tasks))],
             cache_s=cache_s,
             queue_s=answer.queue_s,
             compute_s=answer.compute_s,
         )
+
+    async def _fill(self, work: "_Work[TaskT, ResultT]") -> Answer[ResultT]:
+        """Compute what is missing, except for what another process is computing already."""
+        missing, claims = work.missing, self._claims
+        if claims is None or len(missing) > MOST_CLAIMED:
+            return await self._compute(work, missing)
+        keys = [work.keys[position] for position in missing]
+        patience_s = 2 * self._usual_s
+        elsewhere = await claims.take(keys, lease_s=patience_s + LEASE_S)
+        try:
+            mine = [position for position in missing if work.keys[position] not in elsewhere]
+            if not elsewhere:
+                return await self._compute(work, mine)
+            answer, _ = await asyncio.gather(
+                self._compute(work, mine), self._wait(work, list(elsewhere), patience_s)
+            )
+            return await self._compute(work, work.missing) if work.missing else answer
+        finally:
+            claims.release(keys)
+
+    async def _wait(
+        self, work: "_Work[TaskT, ResultT]", keys: list[bytes], patience_s: float
+    ) -> None:
+        """Take over what another process computes, if that comes in time."""
+        assert self._claims is not None  # noqa: S101 - checked by the caller
+        if work.deadline_s is not None:
+            patience_s = min(patience_s, work.deadline_s - asyncio.get_running_loop().time())
+        await self._claims.settled(keys, wait_s=patience_s)
+        values = await self._cache.get_many(keys)
+        found = dict(zip(keys, await _aside(work.size, self._decode, values), strict=True))
+        for position, key in enumerate(work.keys):
+            if work.known[position] is None and found.get(key) is not None:
+                work.known[position] = found[key]
+                self._metrics.awaited_forecasts.inc()
+
+    async def _compute(
+        self, work: "_Work[TaskT, ResultT]", positions: list[int]
+    ) -> Answer[ResultT]:
+        """Have tasks computed, by their positions; the results are known and cached then."""
+        if not positions:
+            return NOTHING
+        keys = [work.keys[position] for position in positions]
+        answer: Answer[ResultT] = await self._batcher.submit(
+            work.network,
+            [work.tasks[position] for position in positions],
+            keys=keys,
+            deadline_s=work.deadline_s,
+            bulk=work.bulk,
+        )
+        self._usual_s += (answer.queue_s + answer.compute_s - self._usual_s) / USUAL_OVER
+        for position, result in zip(
+            positions, await self._keep(keys, answer.results, size=work.size), strict=True
+        ):
+            work.known[position] = result
+        work.computed.update(positions)
+        return answer
 
     async def _known(self, keys: Sequence[bytes], size: int) -> list[ResultT | None]:
         """What the cache knows."""

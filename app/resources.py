@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 from app.auth import Audit, Keys
 from app.batcher import MicroBatcher
-from app.cache import MemoryCache
+from app.cache import Cache, LayeredCache, MemoryCache, RedisCache
 from app.callers import Callers
+from app.claims import Claims
 from app.datasets import Datasets
 from app.db import is_local, migrate, open_database
 from app.jobs import Jobs, watch
 from app.kinds import PURCHASE, SERIES
 from app.limits import Limits
+from app.link import Link
 from app.metrics import Metrics, watch_loop
 from app.predictor import Predictor
 from app.profiles import Profiles
@@ -93,8 +95,14 @@ async def open_resources(
         await asyncio.to_thread(registry.load_purchase, settings)
         await callers.start()
         on_cpu = live.description.device == "cpu"
-        cache = MemoryCache(settings.cache_bytes, settings.cache_ttl_s, metrics=metrics)
+        cache: Cache = MemoryCache(settings.cache_bytes, settings.cache_ttl_s, metrics=metrics)
         stack.push_async_callback(cache.close)
+        claims = None
+        if settings.redis_url is not None:
+            link = await _reach_redis(settings.redis_url, settings, metrics, stack)
+            far = RedisCache(link, settings.cache_ttl_s, metrics=metrics)
+            cache, claims = LayeredCache(cache, far, metrics=metrics), Claims(link)
+            stack.push_async_callback(claims.close)
         batches = settings.concurrent_batches or (settings.cores if on_cpu else 1)
         batcher = MicroBatcher(settings, metrics, threads=batches, on_stuck=on_stuck)
         await batcher.start()
@@ -108,8 +116,8 @@ async def open_resources(
             versions=versions,
             registry=registry,
             batcher=batcher,
-            predictor=Predictor(SERIES, registry, batcher, cache, metrics),
-            purchases=Predictor(PURCHASE, registry, batcher, cache, metrics),
+            predictor=Predictor(SERIES, registry, batcher, cache, metrics, claims),
+            purchases=Predictor(PURCHASE, registry, batcher, cache, metrics, claims),
             profiles=Profiles(database, metrics),
             jobs=jobs,
             schedules=Schedules(database),
@@ -121,6 +129,17 @@ async def open_resources(
             stopping=asyncio.Event(),
             tracing=tracing,
         )
+
+
+async def _reach_redis(
+    url: str, settings: Settings, metrics: Metrics, stack: AsyncExitStack
+) -> Link:
+    """The link, closed with the rest; it is there even while Redis is not."""
+    wait_s = settings.redis_wait_ms / 1000
+    link = Link(url, metrics, wait_s=wait_s, name=settings.redis_namespace)
+    stack.push_async_callback(link.close)
+    await link.start()
+    return link
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

@@ -141,6 +141,21 @@ class Settings(BaseSettings):
         256 * MIB, ge=0, description="Size of the in-process cache of forecasts; 0 turns it off."
     )
     cache_ttl_s: PositiveFloat = Field(3600.0, description="How long a forecast stays cached.")
+    redis_url: str | None = Field(
+        default=None,
+        repr=False,
+        description="Redis, or what speaks its protocol, for a cache that processes share: "
+        "redis://, rediss:// (TLS) or unix://, with USER:PASSWORD@ as its ACL wants; the default "
+        "is the in-process cache alone.",
+    )
+    redis_wait_ms: PositiveFloat = Field(
+        20.0, description="Longest wait for an answer of Redis; then the forecast is computed."
+    )
+    redis_namespace: str = Field(
+        "shopcast",
+        pattern="^[A-Za-z0-9._-]{1,64}$",
+        description="Begins every key in Redis; services that share a Redis differ in it.",
+    )
 
     max_body_bytes: PositiveInt = Field(64 * MIB, description="Largest body after decompression.")
     max_inputs: PositiveInt = Field(1024, description="Most inputs a request.")

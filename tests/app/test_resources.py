@@ -11,6 +11,9 @@ from app.resources import open_resources
 from app.settings import Settings
 from models.base import Series, SeriesTask
 from models.series import SeriesNetwork
+from tests.redis_server import RedisServer, redis
+
+__all__ = ["redis"]
 
 
 @pytest.fixture
@@ -35,6 +38,21 @@ async def test_nothing_stays_open(settings: Settings) -> None:
     assert not resources.batcher.healthy
     left = [each for each in set(threading.enumerate()) - before if each.name.startswith("engine")]
     assert left == []
+
+
+async def test_redis_may_be_there_or_not(settings: Settings, redis: RedisServer) -> None:
+    task = SeriesTask((Series(np.arange(9.0)[np.newaxis]),), 3, (0.5,))
+    shared = settings.model_copy(update={"redis_url": redis.url})
+    cached = []
+    for _ in range(2):
+        async with open_resources(shared) as resources:
+            made = await resources.predictor.predict("sales", [task])
+            cached += made.cached
+    redis.kill()
+    async with open_resources(shared) as resources:
+        made = await resources.predictor.predict("sales", [task])
+        cached += made.cached
+    assert cached == [False, True, False]
 
 
 async def test_what_cannot_be_opened_is_told(settings: Settings, tmp_path: Path) -> None:
