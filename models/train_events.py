@@ -10,7 +10,9 @@ Invariant: nothing of the held-out stretch reaches the network that is judged on
 from __future__ import annotations
 
 import logging
+import math
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +30,7 @@ from models.pretrain_events import amount_loss
 from models.tokens import Tokens, chosen, tokens_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from models.customers import Ints, Population
@@ -42,7 +44,10 @@ TARGETS = r"(encoder\.layers\.\d+\.(attn\.(Wqkv|Wo)|mlp\.(Wi|Wo)))|(query|head|s
 @dataclass(frozen=True, slots=True)
 class FineTuneSettings:
     """rank: of LoRA. steps: at most; how many is chosen on the held-out stretch, by looks. rows:
-    customers of a step. cuts: earlier moments. judged: customers at most on the held-out stretch.
+    customers of a step, from `at_once` of the `cuts`, which are earlier moments: a step of one of
+    them would follow the level of its days. average: of the exponential mean of the weights, which
+    is what is judged and kept. strength: share that is kept of what was learned, since a shop's
+    level moves on. judged: customers at most on the held-out stretch.
     least_customers, least_days: of a shop that can be tuned to. held_out_days: at most, and no more
     than a third of the shop's history. margin: log-loss by which it must beat the others.
     """
@@ -51,8 +56,11 @@ class FineTuneSettings:
     steps: int = 120
     looks: int = 6
     rows: int = 128
-    learning_rate: float = 6e-4
+    learning_rate: float = 4e-4
     cuts: int = 8
+    at_once: int = 8
+    average: float = 0.95
+    strength: float = 0.7
     judged: int = 5000
     held_out_days: float = 90.0
     least_customers: int = 100
@@ -145,7 +153,8 @@ def _best(
     best = (0, judge.score(tuner.model))
     for look in range(1, settings.looks + 1):
         tuner.run(part, told)
-        score = judge.score(tuner.model)
+        with tuner.averaged():
+            score = judge.score(tuner.model)
         if score < best[1]:
             best = (look * part, score)
     return best
@@ -233,8 +242,11 @@ class _Tuner:
             self.model: Any = get_peft_model(_plain(base), lora)
         self.examples = _examples(shop, settings)
         self.rng = np.random.default_rng(settings.seed)
-        weights = [each for each in self.model.parameters() if each.requires_grad]
-        self.optimizer = torch.optim.AdamW(weights, weight_decay=0.01)
+        named = [(k, each) for k, each in self.model.named_parameters() if each.requires_grad]
+        self.weights = [each for _, each in named]
+        self.outer = ["lora_B" in k for k, _ in named]  # what an adapter adds is linear in these
+        self.average = [each.detach().clone() for each in self.weights]
+        self.optimizer = torch.optim.AdamW(self.weights, weight_decay=0.01)
         self.step = 0
 
     def run(self, steps: int, told: Callable[[int, float], None] | None) -> None:
@@ -248,23 +260,48 @@ class _Tuner:
         warm = min(1.0, self.step / 10)
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * warm
-        example = self.examples[int(self.rng.integers(len(self.examples)))]
-        rows = self.rng.choice(
-            len(example.first), size=min(self.settings.rows, len(example.first)), replace=False
-        )
+        count = min(self.settings.at_once, len(self.examples))
+        numbers = self.rng.choice(len(self.examples), size=count, replace=False)
+        total = sum(self._learn(self.examples[number], share=1 / count) for number in numbers)
+        torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        keep = min(self.settings.average, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.average, [each.detach() for each in self.weights], 1 - keep)
+        return total
+
+    def _learn(self, example: _Example, *, share: float) -> float:
+        """Add the gradient of some rows of a cut, which is this share of the step."""
+        size = min(math.ceil(self.settings.rows * share), len(example.first))
+        rows = self.rng.choice(len(example.first), size=size, replace=False)
         batch = example.take(rows, self.model.config.length)
         total = 0.0
         for part in parts_of(batch.tokens, 1024):
-            loss = censored_loss(self.model, batch, part) / len(rows)
+            loss = censored_loss(self.model, batch, part) * (share / size)
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         return total
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The adapter has its averaged weights, of the strength wanted, within."""
+        live = [each.detach().clone() for each in self.weights]
+        strength = self.settings.strength
+        pairs = zip(self.average, self.outer, strict=True)
+        self._load([each * strength if outer else each for each, outer in pairs])
+        try:
+            yield
+        finally:
+            self._load(live)
+
+    @torch.no_grad()
+    def _load(self, weights: list[Tensor]) -> None:
+        for weight, value in zip(self.weights, weights, strict=True):
+            weight.copy_(value)
+
     def save(self, out: Path) -> None:
-        self.model.save_pretrained(str(out), safe_serialization=True)
+        with self.averaged():
+            self.model.save_pretrained(str(out), safe_serialization=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
