@@ -62,7 +62,10 @@ class Callers:
         """open_without_keys: whether anybody may do everything as long as there is no key."""
         self._keys, self._open, self._file = keys, open_without_keys, key_file
         self._lasting_s = lasting_s
-        self._known: dict[bytes, Credential] = {}
+        self._known: dict[bytes, Credential] = {}  # by id
+        # By key, good ones alone, since the latest read. A dict compares keys only where their
+        # hashes agree, which a secret of the process salts: its time tells nothing of a key.
+        self._shown: dict[bytes, Credential] = {}
         self._of_file: Credential | None = None
         self._used: set[str] = set()
         self._read_s = self._failed_s = self._noted_s = NEVER_S
@@ -101,13 +104,16 @@ class Callers:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def known(self, key: bytes | None) -> Caller | None:
-        """Who a key stands for, if that can be told at once."""
+        """Who a key stands for, if that is known from shortly before."""
         if key is None:
             return None if self.demanded else ANYBODY
-        credential = self._known.get(key[ID])
+        credential = self._shown.get(key)
         if credential is None or time.monotonic() - self._read_s > self._lasting_s:
             return None
-        return self._used_by(credential) if _fault(credential, key) is None else None
+        if credential.expires_s is not None and credential.expires_s <= time.time():
+            return None
+        self._used.add(credential.id)
+        return credential.caller
 
     async def verify(self, key: bytes | None) -> Caller:
         """Who a key stands for, looked up if need be.
@@ -128,7 +134,9 @@ class Callers:
         fault = "unknown" if credential is None else _fault(credential, key)
         if credential is None or fault is not None:
             raise UnauthenticatedError(FAULTS[fault or "unknown"], reason=fault or "unknown")
-        return self._used_by(credential)
+        self._shown[key] = credential
+        self._used.add(credential.id)
+        return credential.caller
 
     async def refresh(self) -> None:
         """Have the keys read as they are now. Raises UnavailableError."""
@@ -153,6 +161,7 @@ class Callers:
             self._failed_s = time.monotonic()
             raise _silent() from error
         self._known = {number.encode(): each for number, each in found.items()}
+        self._shown.clear()
         self._read_s = began_s
 
     async def _poll(self) -> None:
@@ -177,10 +186,6 @@ class Callers:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         async with asyncio.timeout(PATIENCE_S):
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-    def _used_by(self, credential: Credential) -> Caller:
-        self._used.add(credential.id)
-        return credential.caller
 
 
 def read_key_file(path: Path | None) -> Credential | None:

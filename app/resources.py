@@ -97,7 +97,7 @@ async def open_resources(
         on_cpu = live.description.device == "cpu"
         cache: Cache = MemoryCache(settings.cache_bytes, settings.cache_ttl_s, metrics=metrics)
         stack.push_async_callback(cache.close)
-        claims = None
+        claims = link = None
         if settings.redis_url is not None:
             link = await _reach_redis(settings.redis_url, settings, metrics, stack)
             far = RedisCache(link, settings.cache_ttl_s, metrics=metrics)
@@ -123,7 +123,7 @@ async def open_resources(
             schedules=Schedules(database),
             keys=keys,
             callers=callers,
-            limits=Limits(None if settings.rate is None else Rate.parse(settings.rate)),
+            limits=Limits(None if settings.rate is None else Rate.parse(settings.rate), link=link),
             audit=Audit(database),
             datasets=datasets,
             stopping=asyncio.Event(),

@@ -46,12 +46,22 @@ NEEDS: dict[str, tuple[Need, Need]] = {
     "validate_api_key": ("any", "any"),
     "validate_token": ("any", "any"),
 }
+#: What is asked often, whatever its method: found at once.
+FREQUENT: dict[str, Need] = {
+    "/predict/sales": "predict",
+    "/predict/inventory": "predict",
+    "/predict/purchase-probability": "predict",
+    "/invocations": "predict",
+}
 TRAINING = "/v2/finetune"  # and /v2/finetuned_models
-BEARER = b"bearer "
+BEARER = b"Bearer "
 
 
 def need_of(method: str, path: str, *, metrics_open: bool = False) -> Need:
     """What a caller needs for a path."""
+    need = FREQUENT.get(path)
+    if need is not None:
+        return need
     reading = method in READS
     if reading and (path in OPEN or (metrics_open and path == "/metrics")):
         return "open"
@@ -66,7 +76,8 @@ def key_of(headers: Mapping[bytes, bytes]) -> bytes | None:
     plain, authorization = headers.get(b"x-api-key"), headers.get(b"authorization")
     if authorization is None:
         return plain
-    if authorization[: len(BEARER)].lower() != BEARER:
+    scheme = authorization[: len(BEARER)]
+    if scheme != BEARER and scheme.lower() != BEARER.lower():
         if plain is None:
             message = "the Authorization header must be `Bearer KEY`"
             raise UnauthenticatedError(message, reason="malformed")
@@ -99,10 +110,13 @@ async def admit(exchange: Exchange, path: str) -> None:
     if need != "any" and need not in caller.scopes:
         failures.labels("scope").inc()
         raise _too_narrow(caller, need)
-    exchange.standing = standing = await resources.limits.take(caller)
-    if standing is not None and standing.wait_s > 0:
+    rate = resources.limits.of(caller)
+    if rate is None:
+        return
+    exchange.standing = standing = await resources.limits.take(caller.actor, rate)
+    if standing.wait_s > 0:
         resources.metrics.rate_limited.inc()
-        message = f"this key may make {standing.rate.words} and has made them"
+        message = f"this key may make {rate.words} and has made them"
         raise RateLimitedError(message, retry_after_s=standing.wait_s)
 
 
