@@ -140,6 +140,13 @@ class MicroBatcher:
         call.future.add_done_callback(partial(self._left, call))
         return call.future
 
+    def expect_s(self, network: Network[TaskT, ResultT], tasks: Sequence[TaskT]) -> float | None:
+        """How long tasks take, behind what waits already; None if nothing like them was seen."""
+        items, _ = self._enrol(network, tasks, keys=None, bulk=False)
+        points = self._backlog.points + sum(item.points for item in items)
+        expected_s = self._engine.expect_s(items[0].lane, points) if self._engine else 0.0
+        return expected_s or None
+
     def _refuse(self, deadline_s: float | None) -> None:
         """Raise if nothing can be taken now."""
         if self._closing:

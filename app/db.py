@@ -38,6 +38,7 @@ from app.errors import ConfigurationError
 
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
 BUSY_TIMEOUT_MS = 5000
+PATIENCE = {"connect_timeout": 5, "tcp_user_timeout": 10_000}  # s, ms: for a host that is gone
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -230,7 +231,10 @@ def open_database(url: str) -> Engine:
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() != "sqlite":
-            return create_engine(parsed, pool_size=5, max_overflow=5, pool_pre_ping=True)
+            bounds = PATIENCE if parsed.get_driver_name() == "psycopg" else {}
+            return create_engine(
+                parsed, pool_size=5, max_overflow=5, pool_pre_ping=True, connect_args=bounds
+            )
         if parsed.database and parsed.database != ":memory:":
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(parsed)

@@ -19,8 +19,8 @@ from app.metrics import Metrics
 from models.base import Network
 
 LARGE = 1 << 17  # numbers that take about a millisecond to hash or to pack
-USUAL_S = 0.25  # what a forecast takes, before one was seen
-USUAL_OVER = 8  # of the latest ones
+UNKNOWN_S = 0.5  # what a forecast takes of which none was seen
+SHORTEST_S = 0.05  # another process may be busier than this one
 LEASE_S = 1.0  # beyond which a claim of a dead process is gone
 NOTHING: Answer[Any] = Answer([], 0.0, 0.0)
 
@@ -105,7 +105,6 @@ class Predictor(Generic[TaskT, ResultT]):
         self._kind = kind
         self._registry, self._batcher = registry, batcher
         self._cache, self._metrics, self._claims = cache, metrics, claims
-        self._usual_s = USUAL_S
 
     async def predict(
         self,
@@ -146,7 +145,8 @@ class Predictor(Generic[TaskT, ResultT]):
         if claims is None or len(missing) > MOST_CLAIMED:
             return await self._compute(work, missing)
         keys = [work.keys[position] for position in missing]
-        patience_s = 2 * self._usual_s
+        expected_s = self._batcher.expect_s(work.network, [work.tasks[n] for n in missing])
+        patience_s = 2 * max(expected_s or UNKNOWN_S, SHORTEST_S)
         elsewhere = await claims.take(keys, lease_s=patience_s + LEASE_S)
         try:
             mine = [position for position in missing if work.keys[position] not in elsewhere]
@@ -188,7 +188,6 @@ class Predictor(Generic[TaskT, ResultT]):
             deadline_s=work.deadline_s,
             bulk=work.bulk,
         )
-        self._usual_s += (answer.queue_s + answer.compute_s - self._usual_s) / USUAL_OVER
         for position, result in zip(
             positions, await self._keep(keys, answer.results, size=work.size), strict=True
         ):

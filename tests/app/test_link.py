@@ -1,9 +1,13 @@
 """The way to Redis, while Redis is slow, stopped, killed, locked or somewhere else."""
 
 import asyncio
+import shutil
+import socket
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +15,7 @@ from app.errors import ConfigurationError
 from app.link import Link, LinkDownError, is_refusal
 from app.metrics import Metrics
 from tests.app.networks import value_of
-from tests.redis_server import RedisServer, redis
+from tests.redis_server import RedisServer, redis, redis_server
 
 __all__ = ["redis"]
 
@@ -128,3 +132,28 @@ async def test_a_password_and_a_user_are_shown(redis: RedisServer) -> None:
 async def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="SHOPCAST_REDIS_URL"):
         Link(url, Metrics(), wait_s=1.0)
+
+
+def certificate(directory: Path) -> tuple[str, str]:
+    """A certificate of 127.0.0.1 and its key."""
+    crt, key = str(directory / "redis.crt"), str(directory / "redis.key")
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    named = ["-nodes", "-days", "2", "-subj", "/CN=redis", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(  # noqa: S603 - a program that was looked for
+        [*made, *named, "-keyout", key, "-out", crt], check=True, capture_output=True
+    )
+    return crt, key
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
+async def test_tls_is_spoken_and_the_certificate_is_checked(tmp_path: Path) -> None:
+    crt, key = certificate(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    tls = ("--tls-port", str(port), "--tls-cert-file", crt, "--tls-key-file", key)
+    with redis_server(*tls, "--tls-auth-clients", "no"):
+        address = f"rediss://127.0.0.1:{port}/0"
+        async with linked(f"{address}?ssl_ca_certs={crt}", wait_s=BOUND_S * 5) as (link, _):
+            assert await link.call("SET", b"a", b"1")
+        async with linked(address) as (link, _):  # nobody vouches for it
+            assert not link.up
