@@ -8,7 +8,6 @@ a command needs it.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict
 from enum import StrEnum
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -20,7 +19,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperGroup
 
-from app import jobs_cli, keys_cli
+from app import jobs_cli, keys_cli, models_cli
 from app.errors import (
     ConfigurationError,
     InvalidInputError,
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from app.forecasters import Ask, Forecast, Forecaster, StockAsk
     from app.foretellers import Foreteller, Foretold, PurchaseAsk
     from app.histories import History
-    from app.registry import Registry
     from app.resources import Resources
     from app.settings import Settings
     from models.backtest import Backtest, Plan, Record
@@ -111,6 +109,7 @@ app.add_typer(keys_cli.app, name="keys")
 app.add_typer(jobs_cli.finetune, name="finetune")
 app.add_typer(jobs_cli.app, name="jobs")
 app.add_typer(backtests, name="backtest")
+app.add_typer(models_cli.app, name="models")
 app.add_typer(pretrain, name="pretrain")
 
 WHO = "Who answers"
@@ -693,18 +692,6 @@ def backtest_purchase(
         show(lift_table(verdicts, NETWORK), _out(), text_columns=0)
 
 
-@app.command()
-def models(
-    server: Server = None, key: Key = None, checkpoint: Checkpoint = None, base: Base = None
-) -> None:
-    """List the models of a server, or load the checkpoint of the settings and check it."""
-    settings = _settings(key=key, series_checkpoint=checkpoint, series_base=base)
-    listed = asyncio.run(_models(settings, server=server))
-    from app.report import show_models
-
-    show_models(listed, _out())
-
-
 #: The options of a pretraining are the fields of its settings, so the command reads them itself.
 OWN_OPTIONS: dict[str, Any] = {
     "add_help_option": False,
@@ -789,6 +776,11 @@ def _settings(**options: object) -> "Settings":
     return settings_of(**options)
 
 
+def _by(name: str, version: int | str) -> str:
+    """Who answered. What a service never registered has no number."""
+    return f"{name} version {version}" if version else f"the {name} checkpoint"
+
+
 def _levels(text: str) -> tuple[float, ...]:
     try:
         levels = tuple(float(part) for part in text.split(","))
@@ -854,7 +846,7 @@ async def _foretell(
             )
     version, context = foretold.version, foretold.context
     count = f"{len(foretold.names):,} customers"
-    _note([f"{count} foretold by purchase version {version}, context: {context}"])
+    _note([f"{count} foretold by {_by('purchase', version)}, context: {context}"])
     return foretold
 
 
@@ -900,12 +892,12 @@ async def _forecaster(settings: "Settings", server: str | None) -> AsyncIterator
 
 @asynccontextmanager
 async def _opened(settings: "Settings") -> AsyncIterator["Resources"]:
-    """The checkpoint of the settings, in this process, on a database that is up to date."""
+    """What is production here, or the checkpoint of the settings, in this process."""
     from app.db import migrate as migrate_database
     from app.resources import open_resources
 
     migrate_database(settings.database)
-    async with open_resources(settings) as resources:
+    async with open_resources(settings, guest=True) as resources:
         yield resources
 
 
@@ -922,7 +914,8 @@ async def _forecast(
                 answer = await forecaster.forecast(items[start : start + CHUNK], ask)
                 forecasts.extend(answer.forecasts)
                 progress.update(bar, completed=len(forecasts))
-    _note([f"{len(forecasts):,} of {len(items):,} forecast by sales version {answer.version}"])
+    by = _by("sales", answer.version)
+    _note([f"{len(forecasts):,} of {len(items):,} forecast by {by}"])
     return forecasts
 
 
@@ -999,7 +992,7 @@ async def _plan(
                 _note([each["msg"] for each in answer["warnings"]])
                 plans.extend(answer["predictions"])
                 progress.update(bar, completed=len(plans))
-    _note([f"{len(plans):,} planned by sales version {answer['model']['version']}"])
+    _note([f"{len(plans):,} planned by {_by('sales', answer['model']['version'])}"])
     return plans
 
 
@@ -1062,25 +1055,6 @@ def _print_or_write_rows(rows: "pd.DataFrame", output: Path | None) -> None:
         return
     write(rows, output)
     _note([f"written: {len(rows):,} rows to {output}"])
-
-
-async def _models(settings: "Settings", *, server: str | None) -> list[dict[str, Any]]:
-    from app.forecasters import connect
-
-    if server is not None:
-        async with connect(server, key=settings.key) as there:
-            return await there.models()
-    async with _opened(settings) as resources:
-        registry = resources.registry
-        return [_described(registry, name) for name in registry.names()]
-
-
-def _described(registry: "Registry", name: str) -> dict[str, Any]:
-    versions = registry.versions(name)
-    described = [
-        {"version": each.version, "network": asdict(each.description)} for each in versions
-    ]
-    return {"name": name, "aliases": registry.aliases(name), "versions": described}
 
 
 if __name__ == "__main__":

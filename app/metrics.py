@@ -32,6 +32,7 @@ AUTH_FAILURES = (
     *("scope", "shop", "database"),
 )
 REDIS_FAILURES = ("late", "lost", "refused", "garbage")
+MODELS = ("sales", "purchase")
 CONTEXTS = ("profile", "request", "prior")
 RATIO = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -190,6 +191,23 @@ class Metrics:
         self.model_load_seconds = self._gauge(
             "model_load_seconds", "Time to load, verify and warm up.", "name", "version"
         )
+        self.production_version = self._gauge(
+            "production_version", "Version that answers as production here.", "name"
+        )
+        self.model_loads = self._counter("model_loads", "Versions loaded.", "name")
+        self.model_load_failures = self._counter(
+            "model_load_failures", "Versions that could not be loaded.", "name"
+        )
+        self.model_swaps = self._counter(
+            "model_swaps", "Times a version took the place of another.", "name"
+        )
+        self.loaded_bytes = self._gauge("loaded_bytes", "Memory of the loaded versions, about.")
+        self.version_poll_failures = self._counter(
+            "version_poll_failures", "Looks for promotions that the database did not answer."
+        )
+        for each in (self.model_load_failures, self.model_swaps):
+            for name in MODELS:
+                each.labels(name)
 
     def _purchases(self) -> None:
         self.purchase_contexts = self._counter(

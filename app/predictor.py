@@ -14,6 +14,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
 from app.batcher import Answer, MicroBatcher
 from app.cache import Cache
 from app.claims import MOST_CLAIMED, Claims
+from app.errors import DeadlineError
 from app.kinds import Kind
 from app.metrics import Metrics
 from models.base import Network
@@ -43,24 +44,28 @@ class LiveVersion(Protocol):
     def fingerprint(self) -> str: ...
     @property
     def network(self) -> Network[Any, Any]: ...
+    @property
+    def description(self) -> object: ...
 
 
 class Registry(Protocol):
     """Where live versions come from."""
 
-    def live(self, name: str, alias: str) -> LiveVersion:
-        """The version an alias (or a version number) stands for now; raises NotFoundError."""
+    async def acquire(self, name: str, alias: str) -> LiveVersion:
+        """The version an alias (or a version number) stands for now, loaded if need be."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction(Generic[ResultT]):
     """The results in the order of the tasks.
 
-    queue_s, compute_s: of the task that was done last.
+    description: what the version's network says of itself. queue_s, compute_s: of the task that
+    was done last.
     """
 
     name: str
     version: int
+    description: object
     results: list[ResultT]
     cached: list[bool]
     cache_s: float
@@ -117,11 +122,11 @@ class Predictor(Generic[TaskT, ResultT]):
     ) -> Prediction[ResultT]:
         """Answer all tasks by one version of the model. bulk: give way to what is not.
 
-        Raises NotFoundError, UnavailableError, DeadlineError (after timeout_s, on time) and
-        PredictionError.
+        Raises NotFoundError, ConflictError (the version is damaged), UnavailableError,
+        DeadlineError (after timeout_s, on time) and PredictionError.
         """
         deadline_s = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
-        live = self._registry.live(name, alias)
+        live = await self._acquire(name, alias, timeout_s)
         began_s = time.perf_counter()
         size = sum(map(self._kind.size, tasks))
         keys = await _aside(size, self._keys, live.fingerprint, tasks)
@@ -132,12 +137,22 @@ class Predictor(Generic[TaskT, ResultT]):
         return Prediction(
             name=live.name,
             version=live.version,
+            description=live.description,
             results=cast("list[ResultT]", known),
             cached=[position not in work.computed for position in range(len(tasks))],
             cache_s=cache_s,
             queue_s=answer.queue_s,
             compute_s=answer.compute_s,
         )
+
+    async def _acquire(self, name: str, alias: str, timeout_s: float | None) -> LiveVersion:
+        """The version, if it can be had in time: to load one may take seconds."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._registry.acquire(name, alias)
+        except TimeoutError as error:
+            self._metrics.reject("deadline")
+            raise DeadlineError("the deadline passed before the version was loaded") from error
 
     async def _fill(self, work: "_Work[TaskT, ResultT]") -> Answer[ResultT]:
         """Compute what is missing, except for what another process is computing already."""

@@ -5,7 +5,7 @@ Invariant: one row an item and period, in the order of the forecasts, columns `i
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rich.table import Table
 from app.forecasters import Forecast
 
 MODEL_COLUMNS = ("model", "version", "alias", "checkpoint", "weights", "runs on")
+VERSION_COLUMNS = ("model", "version", "alias", "origin", "dataset", "created", "size")
 ORDER_COLUMNS = (
     *("order_quantity", "reorder_point", "order_up_to", "safety_stock", "days_of_cover"),
     *("first_likely_stockout", "expected_service"),
@@ -83,22 +84,48 @@ def show(rows: pd.DataFrame, console: Console) -> None:
 
 def show_models(models: Sequence[dict[str, Any]], console: Console) -> None:
     """Print a table of versions for eyes on a terminal, all that is known as JSON into a pipe."""
+    _show_versions(models, MODEL_COLUMNS, _network_cells, console)
+
+
+def show_versions(models: Sequence[dict[str, Any]], console: Console) -> None:
+    """The same of versions as they are kept, whether or not anything has loaded them."""
+    _show_versions(models, VERSION_COLUMNS, _origin_cells, console)
+
+
+def _show_versions(
+    models: Sequence[dict[str, Any]],
+    columns: Sequence[str],
+    cells: Callable[[dict[str, Any]], list[str]],
+    console: Console,
+) -> None:
     if not console.is_terminal:
         console.print_json(data=models)
         return
-    table = Table(*MODEL_COLUMNS, box=None, header_style="bold")
+    table = Table(*columns, box=None, header_style="bold")
     for model in models:
         for version in model["versions"]:
-            table.add_row(*_version_cells(model, version))
+            number, aliased = version["version"], model["aliases"].items()
+            aliases = [alias for alias, each in aliased if each == number]
+            table.add_row(model["name"], str(number), ", ".join(aliases), *cells(version))
     console.print(table)
 
 
-def _version_cells(model: dict[str, Any], version: dict[str, Any]) -> list[str]:
-    number, network = version["version"], version["network"]
-    aliases = [alias for alias, aliased in model["aliases"].items() if aliased == number]
+def _network_cells(version: dict[str, Any]) -> list[str]:
+    network = version["network"]
+    if network is None:
+        return ["", "", "not loaded"]
     where = f"{network['device']}, {network['dtype']}"
-    weights = f"{network['parameters']:,}"
-    return [model["name"], str(number), ", ".join(aliases), network["checkpoint"], weights, where]
+    return [network["checkpoint"], f"{network['parameters']:,}", where]
+
+
+def _origin_cells(version: dict[str, Any]) -> list[str]:
+    parent = version["parent"]
+    return [
+        version["source"] + ("" if parent is None else f" of {parent}"),
+        version["dataset_id"] or "",
+        version["created_at"][:16].replace("T", " "),
+        f"{version['size_bytes'] / 1e6:.1f} MB",
+    ]
 
 
 def _texts(rows: pd.DataFrame) -> list[list[str]]:

@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 from app.auth import Audit, Keys
 from app.batcher import MicroBatcher
@@ -24,7 +25,7 @@ from app.metrics import Metrics, watch_loop
 from app.predictor import Predictor
 from app.profiles import Profiles
 from app.rates import Rate
-from app.registry import Registry
+from app.registry import SALES, Registry
 from app.schedules import Schedules
 from app.settings import Settings
 from app.tracing import Tracing, open_tracing
@@ -61,11 +62,12 @@ class Resources:
 
 @asynccontextmanager
 async def open_resources(
-    settings: Settings, *, on_stuck: Callable[[], None] | None = None
+    settings: Settings, *, on_stuck: Callable[[], None] | None = None, guest: bool = False
 ) -> AsyncIterator[Resources]:
     """Open the database, load the models, start the engine.
 
-    on_stuck: called once if the engine hangs, which only the end of the process mends.
+    on_stuck: called once if the engine hangs, which only the end of the process mends. guest:
+    change nothing that the service would see, which may be running beside this.
     Raises ConfigurationError if a part cannot be had.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"  # no library of the process asks the network for a model
@@ -88,13 +90,13 @@ async def open_resources(
             key_file=settings.admin_key_file,
         )
         stack.push_async_callback(callers.close)
-        registry = Registry(versions, metrics)
         datasets = Datasets(database, settings, metrics)
         await asyncio.to_thread(datasets.sweep)
-        live = await asyncio.to_thread(registry.load_sales, settings)
-        await asyncio.to_thread(registry.load_purchase, settings)
+        registry = Registry(versions, settings, metrics)
+        stack.callback(registry.close)
+        await asyncio.to_thread(partial(registry.open, guest=guest))
         await callers.start()
-        on_cpu = live.description.device == "cpu"
+        on_cpu = registry.serving(SALES).description.device == "cpu"
         cache: Cache = MemoryCache(settings.cache_bytes, settings.cache_ttl_s, metrics=metrics)
         stack.push_async_callback(cache.close)
         claims = link = None
@@ -107,9 +109,9 @@ async def open_resources(
         batcher = MicroBatcher(settings, metrics, threads=batches, on_stuck=on_stuck)
         await batcher.start()
         stack.push_async_callback(batcher.close, settings.grace_s)
-        stack.push_async_callback(_cancel, asyncio.create_task(watch_loop(metrics)))
         jobs = Jobs(database, most_queued=settings.max_queued_jobs)
-        stack.push_async_callback(_cancel, asyncio.create_task(watch(jobs, metrics)))
+        for watching in (watch_loop(metrics), watch(jobs, metrics), registry.watch()):
+            stack.push_async_callback(_cancel, asyncio.create_task(watching))
         yield Resources(
             settings=settings,
             metrics=metrics,

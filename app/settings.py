@@ -5,6 +5,7 @@ Invariant: nothing else in the service reads the environment.
 
 import ipaddress
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +15,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from app.rates import Rate
 
 MIB = 1024 * 1024
+CONTAINER_MEMORY = Path("/sys/fs/cgroup/memory.max")
 
 
 class Settings(BaseSettings):
@@ -76,6 +78,20 @@ class Settings(BaseSettings):
         default=None,
         description="Directory of the base checkpoint if purchase_checkpoint is an adapter; "
         "the default is the directory `base` inside it.",
+    )
+    pinned: bool = Field(
+        default=False,
+        description="Answer by the checkpoints of these settings, whatever was promoted.",
+    )
+    loaded_versions: PositiveInt = Field(
+        4,
+        description="Versions of a model in memory at a time; those asked for beside production "
+        "leave it when they were not used for longest.",
+    )
+    loaded_bytes: PositiveInt | None = Field(
+        default=None,
+        description="Memory of all loaded versions, about; a new one is loaded beside the old. "
+        "The default is half of what this machine or container has.",
     )
     keep_versions: PositiveInt = Field(
         20,
@@ -253,6 +269,11 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.data_dir / 'shopcast.sqlite3'}"
 
     @property
+    def most_loaded_bytes(self) -> int:
+        """loaded_bytes, default filled in."""
+        return self.loaded_bytes or _memory_bytes() // 2
+
+    @property
     def cores(self) -> int:
         """CPU threads a network may use."""
         return self.threads or len(os.sched_getaffinity(0))
@@ -263,3 +284,11 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _memory_bytes() -> int:
+    """The memory of this machine, or of the container this is."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # no such file, or "max"
+        return min(machine, int(CONTAINER_MEMORY.read_text()))
+    return machine

@@ -28,6 +28,7 @@ from sqlalchemy import CursorResult, Engine, delete, func, select, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from app.auth import audit_row
 from app.db import ModelAliasRow, ModelVersionRow
 from app.errors import ConflictError, NotFoundError, ShopcastError, UnavailableError
 from app.settings import Settings
@@ -37,6 +38,7 @@ CANDIDATE = "candidate"
 BY_SETTINGS = "settings"  # who put into production what the service was started with
 SETTLED = ("settings", "shipped")  # sources of what nobody trained
 MANIFEST = "manifest.json"
+ADAPTER = "adapter_config.json"  # a checkpoint with it changes the weights of a base
 BASE = "base"  # the directory of an adapter's base inside it
 ASIDE = ".new-"  # what a directory is called until it is whole
 KEPT_FILES = frozenset({".json", ".safetensors", ".md"})
@@ -52,13 +54,15 @@ T = TypeVar("T")
 class Manifest:
     """Where a version comes from.
 
-    source: a word such as shipped, settings, finetune, quantize. parent: the version it was made
+    source: a word such as shipped, settings, finetune, quantize. checkpoint: what it is called,
+    apart from its number. parent: the version it was made
     from. base: the version whose weights it changes, if it is an adapter without a base of its
     own. trained_until: nothing it was fitted to is later. evaluation, settings: JSON, as what
     made it says. files: SHA-256 by path inside the directory, filled in when it is registered.
     """
 
     source: str
+    checkpoint: str = ""
     parent: int | None = None
     base: int | None = None
     dataset_id: str | None = None
@@ -137,6 +141,17 @@ class Versions:
             rows = rows.where(ModelAliasRow.name == name)
         return self._told(lambda session: [_alias(row) for row in session.scalars(rows)])
 
+    def known(self, name: str, digest: str) -> int | None:
+        """The version that has this content, by `digest_of`."""
+        mine = (_there(), ModelVersionRow.name == name, ModelVersionRow.digest == digest)
+        return self._told(
+            lambda session: session.scalar(select(ModelVersionRow.version).where(*mine))
+        )
+
+    def state(self) -> tuple[list[Alias], dict[str, set[int]]]:
+        """What the aliases name, and the numbers of the versions there are, by model."""
+        return self._told(_state)
+
     def alias(self, name: str, alias: str = PRODUCTION) -> Alias | None:
         return next((each for each in self.aliases(name) if each.alias == alias), None)
 
@@ -192,30 +207,19 @@ class Versions:
         *,
         actor: str,
         expected: int | None = None,
-        alias: str = PRODUCTION,
     ) -> Alias:
-        """Let an alias stand for a version from now on.
+        """Let a version be production from now on.
 
-        expected: the version that it has to stand for now. Of two at the same time one wins;
+        expected: the version that has to be production now. Of two at the same time one wins;
         ConflictError tells the other who did, as it tells of a version that is damaged.
         """
-        seen = self.alias(name, alias)
-        if expected is not None and (seen is None or seen.version != expected):
-            raise _taken(name, alias, seen)
-        if seen is not None and seen.version == version:
-            return seen
-        self.checkpoint_of(name, version)
-        moved = None
-        with suppress(IntegrityError):  # it stands for something since just now
-            moved = self._told(lambda session: _move(session, (name, alias), version, seen, actor))
-        if moved is None:
-            raise _taken(name, alias, self.alias(name, alias))
-        log.info("%s of %s is version %d now, by %s", alias, name, version, actor)
-        return moved
+        by = actor, "model.promote"
+        return self._point(name, PRODUCTION, version, expected=expected, by=by)
 
     def nominate(self, name: str, version: int, *, actor: str) -> Alias:
         """Let `candidate` stand for a version."""
-        return self.promote(name, version, actor=actor, alias=CANDIDATE)
+        by = actor, "model.nominate"
+        return self._point(name, CANDIDATE, version, expected=None, by=by)
 
     def rollback(self, name: str, *, actor: str, expected: int | None = None) -> Alias:
         """Bring the production before this one back; a second time undoes the first.
@@ -227,15 +231,15 @@ class Versions:
             raise _no_model(name)
         if now is None or now.previous is None:
             raise ConflictError(f"{name} has no earlier production to go back to; promote one")
-        expected = now.version if expected is None else expected
-        return self.promote(name, now.previous, actor=actor, expected=expected)
+        expected, by = now.version if expected is None else expected, (actor, "model.rollback")
+        return self._point(name, PRODUCTION, now.previous, expected=expected, by=by)
 
     def delete(self, name: str, version: int, *, actor: str) -> None:
         """Drop a version's content; its number never comes again.
 
         Raises ConflictError if an alias names it, or an adapter needs it.
         """
-        self._told(lambda session: _drop(session, name, version))
+        self._told(lambda session: _drop(session, name, version, actor))
         self._discard(self._directory(name, version))
         log.info("version %d of %s was deleted by %s", version, name, actor)
 
@@ -258,6 +262,24 @@ class Versions:
         return retired
 
     # --- how
+
+    def _point(
+        self, name: str, alias: str, version: int, *, expected: int | None, by: tuple[str, str]
+    ) -> Alias:
+        """Move an alias. by: who does it, and what the audit calls it."""
+        seen = self.alias(name, alias)
+        if expected is not None and (seen is None or seen.version != expected):
+            raise _taken(name, alias, seen)
+        if seen is not None and seen.version == version:
+            return seen
+        self.checkpoint_of(name, version)
+        moved = None
+        with suppress(IntegrityError):  # it stands for something since just now
+            moved = self._told(lambda session: _move(session, (name, alias), version, seen, by))
+        if moved is None:
+            raise _taken(name, alias, self.alias(name, alias))
+        log.info("%s of %s is version %d now, by %s", alias, name, version, by[0])
+        return moved
 
     def _enter(self, name: str, aside: Path, manifest: Manifest) -> int:
         """Number what stands aside, and put it in its place."""
@@ -369,6 +391,15 @@ def operator() -> str:
 # --- rows
 
 
+def _state(session: Session) -> tuple[list[Alias], dict[str, set[int]]]:
+    aliases = [_alias(row) for row in session.scalars(select(ModelAliasRow))]
+    numbers: dict[str, set[int]] = {}
+    kept = select(ModelVersionRow.name, ModelVersionRow.version).where(_there())
+    for name, number in session.execute(kept):
+        numbers.setdefault(name, set()).add(number)
+    return aliases, numbers
+
+
 def _there() -> Any:  # noqa: ANN401 - a condition of SQLAlchemy's
     return ModelVersionRow.deleted_at.is_(None)
 
@@ -389,7 +420,7 @@ def _row(session: Session, name: str, version: int) -> ModelVersionRow:
 
 
 def _no_model(name: str) -> NotFoundError:
-    return NotFoundError(f"there is no model {name[:LONGEST_SHOWN]!r}")
+    return NotFoundError(f"no version of {name[:LONGEST_SHOWN]!r} is kept")
 
 
 def _hold(session: Session, name: str, version: int) -> None:
@@ -401,10 +432,14 @@ def _hold(session: Session, name: str, version: int) -> None:
 
 
 def _move(
-    session: Session, key: tuple[str, str], version: int, seen: Alias | None, actor: str
+    session: Session,
+    key: tuple[str, str],
+    version: int,
+    seen: Alias | None,
+    by: tuple[str, str],
 ) -> Alias | None:
     """Move an alias from where it was seen; None if it is not there any more."""
-    name, alias = key
+    (name, alias), (actor, action) = key, by
     _hold(session, name, version)
     values = {
         "version": version,
@@ -412,6 +447,8 @@ def _move(
         "changed_at": datetime.now(UTC),
         "changed_by": actor[:128],
     }
+    facts = {"alias": alias, "previous": values["previous"]}
+    session.add(audit_row(actor, action, f"{name}/{version}", facts))
     if seen is None:
         if session.get(ModelAliasRow, key) is not None:
             return None
@@ -428,7 +465,7 @@ def _move(
     return Alias(name=name, alias=alias, **values)  # type: ignore[arg-type]  # by their names
 
 
-def _drop(session: Session, name: str, version: int) -> None:
+def _drop(session: Session, name: str, version: int, actor: str) -> None:
     _hold(session, name, version)
     row = _row(session, name, version)
     rows = session.scalars(select(ModelAliasRow).where(ModelAliasRow.name == name)).all()
@@ -447,6 +484,7 @@ def _drop(session: Session, name: str, version: int) -> None:
         if each.previous == version:
             each.previous = None
     row.deleted_at, row.digest = datetime.now(UTC), None
+    session.add(audit_row(actor, "model.delete", f"{name}/{version}", {}))
 
 
 def _changed(result: Any) -> int:  # noqa: ANN401 - what a session types as less than it is
@@ -516,7 +554,7 @@ def _files(directory: Path, base: Path | None = None) -> dict[str, Path]:
     """What belongs to a checkpoint, by its path inside the version."""
     found = {each.name: each for each in directory.iterdir() if _belongs(each)}
     base = base or directory / BASE
-    if base.is_dir():
+    if ADAPTER in found and base.is_dir():
         found |= {f"{BASE}/{each.name}": each for each in base.iterdir() if _belongs(each)}
     return dict(sorted(found.items()))
 

@@ -80,6 +80,11 @@ def decompress(body: bytes, encoding: str, *, limit: int) -> bytes:
     return plain
 
 
+def is_empty(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether no body comes, by the request's own account."""
+    return b"transfer-encoding" not in headers and headers.get(b"content-length", b"0") == b"0"
+
+
 def parse(body: bytes, *, most_names: int = MOST_NAMES) -> object:
     """The JSON value of a body; a number that is none is a NotFinite. Raises MalformedError."""
     if not body:

@@ -97,7 +97,7 @@ class PredictInventory:
                 timeout_s=deadline_s - validated_s,
             )
             predicted_s = time.perf_counter()
-            dependence = _dependence(resources, prediction.version)
+            dependence = _dependence(prediction)
             async with turn(self._turn(exchange), deadline_s, before="the stock was reckoned"):
                 answer = await _aside(question, prediction, dependence, deadline_s=deadline_s)
         # stock arithmetic counts as serialize: an item's JSON is made as soon as its plan is
@@ -136,10 +136,9 @@ async def _aside(
         gone.set()
 
 
-def _dependence(resources: Resources, version: int) -> Dependence:
-    """How errors of a version's forecasts hang together."""
-    live = resources.registry.live(SALES, str(version))
-    return cast("SeriesDescription", live.description).dependence
+def _dependence(prediction: Prediction[SeriesResult]) -> Dependence:
+    """How errors of the version's forecasts hang together."""
+    return cast("SeriesDescription", prediction.description).dependence
 
 
 async def plan_body(body: bytes, resources: Resources) -> bytes:
@@ -148,7 +147,7 @@ async def plan_body(body: bytes, resources: Resources) -> bytes:
     prediction = await resources.predictor.predict(
         SALES, question.layout.tasks, alias=question.alias, bulk=True
     )
-    dependence = _dependence(resources, prediction.version)
+    dependence = _dependence(prediction)
     return await _aside(question, prediction, dependence, deadline_s=math.inf)
 
 

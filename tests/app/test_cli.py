@@ -1,5 +1,6 @@
 """What a person at a terminal sees: forecasts, guesses, pictures, refusals, exit codes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,8 +15,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from app.cli import app
-from app.report import show, show_models
+from app.db import migrate, open_database
+from app.report import show, show_models, show_versions
 from app.settings import Settings
+from app.versions import Manifest, Versions
+from models.checkpoint import save_random
 from tests.live import running
 
 SHOPCAST = Path(sys.executable).parent / "shopcast"
@@ -27,7 +31,7 @@ class Terminal:
     def __init__(self, settings: dict[str, str]) -> None:
         self._settings = settings
 
-    def run(self, *words: str | Path, code: int = 0) -> tuple[str, str]:
+    def run(self, *words: str | Path | int, code: int = 0) -> tuple[str, str]:
         """What a command writes to stdout and stderr."""
         runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", **self._settings})
         result = runner.invoke(app, [str(word) for word in words])
@@ -83,7 +87,7 @@ def test_forecast_of_a_long_file(terminal: Terminal, long: Path) -> None:
         "· long table: time = date, target = units, item = sku",
         "· frequency D, from the dates",
         "· known ahead: price",
-        "· 3 of 3 forecast by sales version 1",
+        "· 3 of 3 forecast by the sales checkpoint",
     ]
 
 
@@ -190,6 +194,55 @@ def test_models_of_the_settings(terminal: Terminal) -> None:
     out, _ = terminal.run("models")
     assert '"name": "sales"' in out
     assert '"parameters":' in out
+
+
+def test_versions_are_listed_promoted_rolled_back_and_deleted(
+    terminal: Terminal, settings: dict[str, str], tmp_path: Path
+) -> None:
+    kept = Settings(data_dir=tmp_path / "var")
+    assert settings["SHOPCAST_DATA_DIR"] == str(kept.data_dir)
+    migrate(kept.database)
+    engine = open_database(kept.database)
+    versions = Versions(engine, kept)
+    for seed in (1, 2):
+        made = save_random(tmp_path / str(seed), "tiny", seed=seed)
+        versions.register("sales", made, Manifest("finetune", parent=seed - 1, dataset_id="ds_1"))
+    engine.dispose()
+    told = [
+        terminal.run("models", *words)[0]
+        for words in (("promote", "sales", 1), ("promote", "sales", 2), ("rollback", "sales"))
+    ]
+    assert [each.strip() for each in told] == [
+        "production of sales is version 1",
+        "production of sales is version 2; before it was 1",
+        "production of sales is version 1; before it was 2",
+    ]
+    (listed,) = json.loads(terminal.run("models", "list")[0])
+    assert listed["aliases"] == {"production": 1}
+    assert [each["dataset_id"] for each in listed["versions"]] == ["ds_1", "ds_1"]
+    _, err = terminal.run("models", "delete", "sales", 1, code=1)
+    assert "version 1 of sales is production; promote another one first" in err
+    assert "deleted" in terminal.run("models", "delete", "sales", 2)[0]
+    _, err = terminal.run("models", "promote", "sales", 2, code=2)
+    assert "version 2 of sales was deleted; there are 1" in err
+
+
+def test_versions_are_a_table_on_a_terminal() -> None:
+    version = {
+        "version": 3,
+        "source": "finetune",
+        "parent": 2,
+        "dataset_id": "ds_1",
+        "created_at": "2026-11-25T04:05:06+00:00",
+        "size_bytes": 4_317_576,
+    }
+    console = Console(force_terminal=True, width=90, file=StringIO(), color_system=None)
+    models = [{"name": "sales", "aliases": {"candidate": 3}, "versions": [version]}]
+    show_versions(models, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert " ".join(text.split("\n")[1].split()) == (
+        "sales 3 candidate finetune of 2 ds_1 2026-11-25 04:05 4.3 MB"
+    )
 
 
 def test_migrate_makes_the_database(terminal: Terminal, tmp_path: Path) -> None:

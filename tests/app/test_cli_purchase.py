@@ -58,7 +58,7 @@ def test_each_customer_of_a_file_is_foretold(terminal: Terminal, orders: Path) -
     assert err.splitlines() == [
         "· customer = customer_id, time = date, amount = amount, every row a purchase",
         "· as of 2026-01-01T00:00:00",
-        "· 210 customers foretold by purchase version 1, context: file",
+        "· 210 customers foretold by the purchase checkpoint, context: file",
     ]
 
 

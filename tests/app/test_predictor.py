@@ -30,6 +30,7 @@ class Version:
     network: Network[SeriesTask, SeriesResult]
     version: int = 1
     name: str = "sales"
+    description: object = None
 
     @property
     def fingerprint(self) -> str:
@@ -42,7 +43,7 @@ class Shelf:
 
     versions: dict[str, Version] = field(default_factory=dict)
 
-    def live(self, name: str, alias: str) -> Version:
+    async def acquire(self, name: str, alias: str) -> Version:
         if name != "sales" or alias not in self.versions:
             raise NotFoundError(f"there is no {name} {alias}")
         return self.versions[alias]

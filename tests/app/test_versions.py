@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import text
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
 
 from app import versions as module
-from app.db import MIGRATIONS, migrate, open_database
+from app.db import MIGRATIONS, AuditRow, migrate, open_database
 from app.errors import ConflictError, NotFoundError, ShopcastError, UnavailableError
 from app.settings import Settings
 from app.versions import BASE, Manifest, Versions, digest_of
@@ -125,6 +126,18 @@ def test_promoted_and_rolled_back(versions: Versions, made: Made) -> None:
     back = versions.rollback("sales", actor="bob")
     assert (back.version, back.previous, back.changed_by) == (2, 3, "bob")
     assert versions.rollback("sales", actor="bob").version == 3
+    versions.delete("sales", 1, actor="ann")
+    with Session(versions._database) as session:
+        lines = session.scalars(select(AuditRow).order_by(AuditRow.number)).all()
+    assert [(each.actor, each.action, each.subject) for each in lines] == [
+        ("ann", "model.promote", "sales/1"),
+        ("ann", "model.promote", "sales/2"),
+        ("ann", "model.promote", "sales/3"),
+        ("bob", "model.rollback", "sales/2"),
+        ("bob", "model.rollback", "sales/3"),
+        ("ann", "model.delete", "sales/1"),
+    ]
+    assert lines[3].facts == {"alias": "production", "previous": 3}
 
 
 def test_a_candidate_that_is_promoted_is_none_any_more(versions: Versions, made: Made) -> None:
@@ -172,9 +185,9 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told_who_did(
 
 
 def test_what_is_not_there_is_told(versions: Versions, made: Made) -> None:
-    with pytest.raises(NotFoundError, match="no model 'sales'"):
+    with pytest.raises(NotFoundError, match="no version of 'sales' is kept"):
         versions.promote("sales", 1, actor="ann")
-    with pytest.raises(NotFoundError, match="no model 'sales'"):
+    with pytest.raises(NotFoundError, match="no version of 'sales' is kept"):
         versions.rollback("sales", actor="ann")
     versions.register("sales", made("a"), TRAINED)
     with pytest.raises(NotFoundError, match="version 7 of sales does not exist; there are 1"):
@@ -325,7 +338,9 @@ def test_a_directory_that_no_row_knows_gives_way(
 
 
 def test_an_adapter_is_kept_with_its_base(versions: Versions, made: Made) -> None:
-    number = versions.register("sales", made("a"), TRAINED, base=made("b"))
+    adapter = made("a")
+    (adapter / "adapter_config.json").write_text("{}")
+    number = versions.register("sales", adapter, TRAINED, base=made("b"))
     found = versions.checkpoint_of("sales", number)
     assert found.base is None
     assert (found.directory / BASE / "model.safetensors").read_bytes() == b"b" * 1000
