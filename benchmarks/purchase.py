@@ -18,10 +18,12 @@ import subprocess
 import tempfile
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.resources import files
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -391,23 +393,47 @@ def funnel(network: EventsNetwork, *, shops: int) -> dict[str, object]:
     }
 
 
-def final(network: EventsNetwork, directory: Path) -> dict[str, object]:
-    """The real cuts: zero-shot and fitted, small samples, funnels, and last the fine-tuned.
+def final(directory: Path, *, workers: int) -> dict[str, object]:
+    """The real cuts: zero-shot and fitted, small samples, funnels, and the fine-tuned.
 
-    Each part is printed as soon as it is there.
+    Each part is printed as soon as it is there; `workers` parts are made side by side.
     """
-    record: dict[str, object] = {}
-    cases = (cdnow(), households())
-    said = {case.name: all_said(case, network) for case in cases}
-    for case in cases:
-        record[case.name] = _told(case.name, described(case, said[case.name], network))
-    record["funnel"] = _told("funnel", funnel(network, shops=20))
-    record["cdnow_200"] = _told("cdnow_200", small(cases[0], network))
-    record["simulated"] = _told("simulated", develop(network, shops=15))
-    for case in cases:
-        name = f"{case.name}_fine_tuned"
-        record[name] = _told(name, tuned_scores(case, said[case.name], directory))
-    return record
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        made = [pool.submit(part, directory) for part in (_of_cdnow, _of_households, _of_simulated)]
+        return {name: found for each in made for name, found in each.result().items()}
+
+
+def _of_cdnow(directory: Path) -> dict[str, object]:
+    return _scored(cdnow(), directory)
+
+
+def _of_households(directory: Path) -> dict[str, object]:
+    return _scored(households(), directory)
+
+
+def _scored(case: Case, directory: Path) -> dict[str, object]:
+    network = _loaded(directory)
+    said = all_said(case, network)
+    return {
+        case.name: _told(case.name, described(case, said, network)),
+        f"{case.name}_fine_tuned": _told(
+            f"{case.name}_fine_tuned", tuned_scores(case, said, directory)
+        ),
+    }
+
+
+def _of_simulated(directory: Path) -> dict[str, object]:
+    network = _loaded(directory)
+    return {
+        "funnel": _told("funnel", funnel(network, shops=20)),
+        "cdnow_200": _told("cdnow_200", small(cdnow(), network)),
+        "simulated": _told("simulated", develop(network, shops=15)),
+    }
+
+
+def _loaded(directory: Path) -> EventsNetwork:
+    warnings.filterwarnings("ignore", message="X does not have valid feature names")
+    return EventsNetwork.load(directory, threads=1)
 
 
 def _told(name: str, found: dict[str, object]) -> dict[str, object]:
@@ -530,14 +556,14 @@ def main() -> None:
     parser.add_argument("--final", action="store_true", help="score the real cuts, and record it")
     parser.add_argument("--checkpoint", type=Path, default=PRETRAINED)
     parser.add_argument("--shops", type=int, default=30, help="simulated shops to develop on")
+    parser.add_argument("--workers", type=int, default=1, help="processes of --final")
     options = parser.parse_args()
-    warnings.filterwarnings("ignore", message="X does not have valid feature names")
-    network = EventsNetwork.load(options.checkpoint, threads=1)
+    network = _loaded(options.checkpoint)
     if not options.final:
         found = {"simulated": develop(network, shops=options.shops)}
         print(json.dumps(found | {"funnel": funnel(network, shops=options.shops // 3)}, indent=1))
         return
-    record = about(network) | final(network, options.checkpoint)
+    record = about(network) | final(options.checkpoint, workers=options.workers)
     RESULTS.parent.mkdir(exist_ok=True)
     with RESULTS.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
@@ -564,6 +590,7 @@ def about(network: EventsNetwork) -> dict[str, object]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit.stdout.strip(),
         "network": network.fingerprint[:12],
+        "runtime": network.describe().runtime,
         "parameters": network.describe().parameters,
         "versions": {name: version(name) for name in libraries},
     }

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import math
 import signal
 import time
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from models.base import FloatArray, ModelError
@@ -37,7 +34,7 @@ from models.events import (
     new_events_model,
     parts_of,
 )
-from models.muon import Muon
+from models.learner import Learner, rate_at, replace_tensors
 from models.synth.customers import SimulatedShop, draw_shop
 from models.tokens import Tokens, blanked, chosen, joined, tokens_of
 
@@ -235,8 +232,7 @@ class _Trainer:
         if settings.init is not None:
             self._begin_from(settings.init)
         self.model.to(device)  # type: ignore[arg-type]  # its wrapper hides self
-        self.average = {k: v.detach().clone() for k, v in self.model.named_parameters()}
-        self.optimizers = optimizers_of(self.model)
+        self.learner = Learner(self.model, inner="encoder.layers", average=settings.average)
         self.progress = EventsProgress()
         self.stopped = False
         self.durations: list[float] = []
@@ -281,35 +277,22 @@ class _Trainer:
 
     def _step(self) -> float:
         batch = draw_events_batch(self.settings, self.progress.step)
-        rate = self._learning_rate()
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group["factor"]
         total = 0.0
         for rows in parts_of(batch.tokens, 1024):
             loss = events_loss(self.model, batch, rows, self.device) / len(batch.tokens)
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self._update_average()
+        self.learner.step(self._learning_rate(), self.progress.step)
         self.progress.customers += len(batch.tokens)
         return total
 
     def _learning_rate(self) -> float:
-        """Warm up, stay, and fall as 1 - √ to a fiftieth over the last part of the run."""
-        warm = min(1.0, (self.progress.step + 1) / self.settings.warmup_steps)
-        left = (1 - min(self.progress.share(self.settings), 1.0)) / self.settings.cooldown
-        return self.settings.learning_rate * warm * max(0.02, 1 - math.sqrt(max(0.0, 1 - left)))
-
-    def _update_average(self) -> None:
-        keep = min(self.settings.average, (1 + self.progress.step) / (10 + self.progress.step))
-        live = dict(self.model.named_parameters())
-        names = list(self.average)
-        torch._foreach_lerp_(
-            [self.average[k] for k in names], [live[k].detach() for k in names], 1 - keep
+        settings = self.settings
+        return settings.learning_rate * rate_at(
+            self.progress.step,
+            self.progress.share(settings),
+            warmup_steps=settings.warmup_steps,
+            cooldown=settings.cooldown,
         )
 
     def _count(self, duration_s: float) -> None:
@@ -321,22 +304,15 @@ class _Trainer:
     @torch.no_grad()
     def validate(self) -> float:
         """Loss of the averaged weights on shops that no step ever draws."""
-        live = {k: v.detach().clone() for k, v in self.model.named_parameters()}
-        self._load(self.average)
         total, count = 0.0, 0
         number = -(-self.settings.validation_shops // self.settings.shops)
         settings = dataclasses.replace(self.settings, seed=0)
-        for batch in (draw_events_batch(settings, _HELD_OUT + i) for i in range(number)):
-            for rows in parts_of(batch.tokens, 4096):
-                total += float(events_loss(self.model, batch, rows, self.device))
-                count += len(rows)
-        self._load(live)
+        with self.learner.averaged():
+            for batch in (draw_events_batch(settings, _HELD_OUT + i) for i in range(number)):
+                for rows in parts_of(batch.tokens, 4096):
+                    total += float(events_loss(self.model, batch, rows, self.device))
+                    count += len(rows)
         return total / count
-
-    @torch.no_grad()
-    def _load(self, weights: dict[str, Tensor]) -> None:
-        for name, parameter in self.model.named_parameters():
-            parameter.copy_(weights[name])
 
     def _tell(self, name: str, value: float) -> None:
         """To the log, and to curve.jsonl in the run's directory."""
@@ -356,51 +332,19 @@ class _Trainer:
 
     def save(self) -> None:
         """Write the state to go on from, then the checkpoint of the averaged weights."""
-        self.settings.run.mkdir(parents=True, exist_ok=True)
-        state = {f"live.{k}": v.detach() for k, v in self.model.named_parameters()}
-        state |= {f"average.{k}": v for k, v in self.average.items()}
-        state |= {f"buffer.{k}": v for k, v in _buffers(self.model).items()}
-        for i, optimizer in enumerate(self.optimizers):
-            for index, values in optimizer.state_dict()["state"].items():
-                state |= {f"optimizer.{i}.{index}.{k}": v for k, v in values.items()}
-        facts = {k: str(v) for k, v in dataclasses.asdict(self.progress).items()}
-        _replace(self._state(), state, facts)
-        export_events(self.model, self.average, self.settings, self.progress)
-
-    def _state(self) -> Path:
-        return self.settings.run / "state.safetensors"
+        self.learner.save(self.settings.run, dataclasses.asdict(self.progress))
+        export_events(self.learner, self.settings, self.progress)
 
     def resume(self) -> bool:
         """Go on from the run's state, if there is one."""
-        path = self._state()
-        if not path.exists():
+        stored = self.learner.resume(self.settings.run)
+        if stored is None:
             return False
-        state = load_file(path, device=str(self.device))
-        live = {k.removeprefix("live."): v for k, v in state.items() if k.startswith("live.")}
-        expected = {k: v.shape for k, v in self.model.named_parameters()}
-        if {k: v.shape for k, v in live.items()} != expected:
-            raise ModelError(f"{path} holds another architecture; choose another run directory")
-        self._load(live)
-        self.average = {k: state[f"average.{k}"].clone() for k in expected}
-        for name, buffer in _buffers(self.model).items():
-            buffer.copy_(state[f"buffer.{name}"])
-        self._resume_optimizers(state)
-        with safe_open(path, framework="pt") as file:
-            stored = file.metadata()
         self.progress = EventsProgress(
             int(stored["step"]), int(stored["customers"]), float(stored["active_s"])
         )
         logger.info("resumed at step %d", self.progress.step)
         return True
-
-    def _resume_optimizers(self, state: dict[str, Tensor]) -> None:
-        for i, optimizer in enumerate(self.optimizers):
-            whole = optimizer.state_dict()
-            for name, value in state.items():
-                kind, *place = name.split(".", 3)
-                if kind == "optimizer" and int(place[0]) == i:
-                    whole["state"].setdefault(int(place[1]), {})[place[2]] = value
-            optimizer.load_state_dict(whole)
 
 
 def _config(settings: PretrainEventsSettings) -> EventsConfig:
@@ -413,33 +357,12 @@ def _config(settings: PretrainEventsSettings) -> EventsConfig:
     )
 
 
-def optimizers_of(model: EventsModel) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the encoder, AdamW for all else."""
-    named = list(model.named_parameters())
-    inner = [p for k, p in named if k.startswith("encoder.layers") and p.ndim == 2]
-    chosen_ones = {id(p) for p in inner}
-    ends = [p for _, p in named if id(p) not in chosen_ones]
-    matrices = Muon(inner, weight_decay=0.01)
-    others = torch.optim.AdamW(ends, betas=(0.9, 0.98), weight_decay=0.0)
-    for optimizer, factor in ((matrices, 1.0), (others, 0.7)):
-        for group in optimizer.param_groups:
-            group["factor"] = factor
-    return [matrices, others]
-
-
-def _buffers(model: EventsModel) -> dict[str, Tensor]:
-    return {"context_mean": model.context_mean, "context_spread": model.context_spread}
-
-
 def export_events(
-    model: EventsModel,
-    weights: dict[str, Tensor],
-    settings: PretrainEventsSettings,
-    progress: EventsProgress,
+    learner: Learner[EventsModel], settings: PretrainEventsSettings, progress: EventsProgress
 ) -> None:
     """Write config.json and model.safetensors (float32), as `EventsNetwork.load` reads them."""
     settings.out.mkdir(parents=True, exist_ok=True)
-    config = model.config.to_dict() | {
+    config = learner.model.config.to_dict() | {
         "architectures": ["EventsModel"],
         "dtype": "float32",
         "shopcast": {
@@ -448,14 +371,7 @@ def export_events(
             "seed": settings.seed,
         },
     }
-    _replace(settings.out / "model.safetensors", weights | _buffers(model), {"format": "pt"})
+    weights = learner.average | learner.buffers()
+    replace_tensors(settings.out / "model.safetensors", weights, {"format": "pt"})
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     (settings.out / "config.json").write_text(text, encoding="utf-8")
-
-
-def _replace(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write beside and rename, so that a reader never meets half a file."""
-    beside = path.with_suffix(".part")
-    save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, beside, metadata=metadata)
-    beside.chmod(0o644)
-    beside.replace(path)
