@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import json
 import logging
-import math
 import os
 import signal
 import time
@@ -29,7 +28,6 @@ import torch
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from chronos.chronos2.layers import AttentionOutput, GroupSelfAttention
 from chronos.chronos2.model import Chronos2Model
-from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset
 
@@ -37,7 +35,7 @@ from models.base import ModelError
 from models.checkpoint import initialise, load_series, series_config
 from models.effects import without_effects
 from models.guide import guide
-from models.muon import Muon
+from models.learner import Learner, rate_at, replace_tensors
 from models.seasonal import CANDIDATES, adjust
 from models.synth.series import groups, singles
 from models.tuning import TRACKERS
@@ -473,8 +471,7 @@ class _Trainer:
         self.model = build_network(settings).to(device)
         if settings.init is not None:
             begin_from(self.model, settings.init)
-        self.average = {k: v.detach().clone() for k, v in self.model.named_parameters()}
-        self.optimizers = _optimizers(self.model)
+        self.learner = Learner(self.model, inner="encoder.block", average=settings.average)
         self.progress = Progress()
         self.stopped = self.asked_to_stop = False
         self.duration_s = 0.0
@@ -511,18 +508,11 @@ class _Trainer:
 
     def _step(self, batch: Batch) -> float:
         rate = self._learning_rate()
-        for optimizer in self.optimizers:
-            for part in optimizer.param_groups:
-                part["lr"] = rate * part["factor"]
         with self._precision():
             loss = self.loss(self.model, _moved(batch, self.device))
         loss.backward()  # type: ignore[no-untyped-call]
         self._share(len(batch.context))
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self._update_average()
+        self.learner.step(rate, self.progress.step)
         return float(loss.detach())
 
     def _precision(self) -> torch.autocast:
@@ -530,17 +520,12 @@ class _Trainer:
         return torch.autocast(self.device.type, dtype, enabled=self.settings.dtype == "bfloat16")
 
     def _learning_rate(self) -> float:
-        """Warm up, stay, and fall as 1 - √ to a fiftieth over the last part of the run."""
-        warm = min(1.0, (self.progress.step + 1) / self.settings.warmup_steps)
-        left = (1 - min(self.progress.share(self.settings), 1.0)) / self.settings.cooldown
-        return self.settings.learning_rate * warm * max(0.02, 1 - math.sqrt(max(0.0, 1 - left)))
-
-    def _update_average(self) -> None:
-        keep = min(self.settings.average, (1 + self.progress.step) / (10 + self.progress.step))
-        live = dict(self.model.named_parameters())
-        names = list(self.average)
-        torch._foreach_lerp_(
-            [self.average[k] for k in names], [live[k].detach() for k in names], 1 - keep
+        settings = self.settings
+        return settings.learning_rate * rate_at(
+            self.progress.step,
+            self.progress.share(settings),
+            warmup_steps=settings.warmup_steps,
+            cooldown=settings.cooldown,
         )
 
     def _share(self, rows: int) -> None:
@@ -576,71 +561,24 @@ class _Trainer:
     @torch.no_grad()
     def validate(self) -> float:
         """Loss of the averaged weights on windows that no step ever draws."""
-        live = {k: v.detach().clone() for k, v in self.model.named_parameters()}
-        self._load(self.average)
         held_out = [draw_batch(self.settings, _HELD_OUT + i) for i in range(12)]
-        losses = [float(quantile_loss(self.model, _moved(b, self.device))) for b in held_out]
-        self._load(live)
+        with self.learner.averaged():
+            losses = [float(quantile_loss(self.model, _moved(b, self.device))) for b in held_out]
         return sum(losses) / len(losses)
-
-    @torch.no_grad()
-    def _load(self, weights: dict[str, Tensor]) -> None:
-        for name, parameter in self.model.named_parameters():
-            parameter.copy_(weights[name])
 
     def save(self) -> None:
         """Write the state to go on from, then the checkpoint of the averaged weights."""
-        if not self.leads:
-            return
-        self.settings.run.mkdir(parents=True, exist_ok=True)
-        state = {f"live.{k}": v.detach() for k, v in self.model.named_parameters()}
-        state |= {f"average.{k}": v for k, v in self.average.items()}
-        for i, optimizer in enumerate(self.optimizers):
-            for index, values in optimizer.state_dict()["state"].items():
-                state |= {f"optimizer.{i}.{index}.{k}": v for k, v in values.items()}
-        path = self.settings.run / "state.safetensors"
-        progress = {k: str(v) for k, v in dataclasses.asdict(self.progress).items()}
-        _replace(path, {k: v.contiguous().cpu() for k, v in state.items()}, progress)
-        export(self.model, self.average, self.settings, self.progress)
+        if self.leads:
+            self.learner.save(self.settings.run, dataclasses.asdict(self.progress))
+            export(self.model, self.learner.average, self.settings, self.progress)
 
     def resume(self) -> None:
-        path = self.settings.run / "state.safetensors"
-        if not path.exists():
-            return
-        state = load_file(path, device=str(self.device))
-        live = {k.removeprefix("live."): v for k, v in state.items() if k.startswith("live.")}
-        expected = {k: v.shape for k, v in self.model.named_parameters()}
-        if {k: v.shape for k, v in live.items()} != expected:
-            raise ModelError(f"{path} holds another architecture; choose another run directory")
-        self._load(live)
-        self.average = {k: state[f"average.{k}"].clone() for k in expected}
-        self._resume_optimizers(state)
-        self.progress = _stored_progress(path)
-        logger.info("resumed at step %d, window %d", self.progress.step, self.progress.windows)
-
-    def _resume_optimizers(self, state: dict[str, Tensor]) -> None:
-        for i, optimizer in enumerate(self.optimizers):
-            whole = optimizer.state_dict()
-            for name, value in state.items():
-                kind, *place = name.split(".", 3)
-                if kind == "optimizer" and int(place[0]) == i:
-                    whole["state"].setdefault(int(place[1]), {})[place[2]] = value
-            optimizer.load_state_dict(whole)
-
-
-def _optimizers(model: Chronos2Model) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices within the network, AdamW for its ends, norms and biases."""
-    inner = [
-        p for k, p in model.named_parameters() if k.startswith("encoder.block") and p.ndim == 2
-    ]
-    chosen = {id(p) for p in inner}
-    ends = [p for p in model.parameters() if id(p) not in chosen]
-    matrices = Muon(inner, weight_decay=0.01)
-    others = torch.optim.AdamW(ends, betas=(0.9, 0.98), weight_decay=0.0)
-    for optimizer, factor in ((matrices, 1.0), (others, 0.7)):
-        for part in optimizer.param_groups:
-            part["factor"] = factor
-    return [matrices, others]
+        stored = self.learner.resume(self.settings.run)
+        if stored is not None:
+            self.progress = Progress(
+                int(stored["step"]), int(stored["windows"]), float(stored["active_s"])
+            )
+            logger.info("resumed at step %d, window %d", self.progress.step, self.progress.windows)
 
 
 def _batches(settings: PretrainSettings, first: int) -> Iterator[Batch]:
@@ -725,26 +663,10 @@ def export(
             "seed": settings.seed,
         },
     }
-    half = {k: v.to(torch.bfloat16).contiguous().cpu() for k, v in weights.items()}
-    _replace(settings.out / "model.safetensors", half, {"format": "pt"})
+    half = {k: v.to(torch.bfloat16) for k, v in weights.items()}
+    replace_tensors(settings.out / "model.safetensors", half, {"format": "pt"})
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     (settings.out / "config.json").write_text(text, encoding="utf-8")
-
-
-def _replace(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write beside and rename, so that a reader never meets half a file."""
-    beside = path.with_suffix(".part")
-    save_file(tensors, beside, metadata=metadata)
-    beside.chmod(0o644)
-    beside.replace(path)
-
-
-def _stored_progress(path: Path) -> Progress:
-    from safetensors import safe_open  # noqa: PLC0415
-
-    with safe_open(path, framework="pt") as file:
-        stored = file.metadata()
-    return Progress(int(stored["step"]), int(stored["windows"]), float(stored["active_s"]))
 
 
 def main(arguments: list[str] | None = None) -> None:
