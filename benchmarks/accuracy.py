@@ -15,10 +15,11 @@ import argparse
 import json
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -306,8 +307,15 @@ def stamp(*, final: bool, limit: int | None) -> dict[str, object]:
         "commit": commit.stdout.strip(),
         "final": final,
         "limit": limit,
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": dict(_versions()),
     }
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    """Of what is installed of PACKAGES."""
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            yield package, version(package)
 
 
 def append(path: Path, found: dict[str, object]) -> None:

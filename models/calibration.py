@@ -60,13 +60,15 @@ class Calibration:
         if not self.factors:
             return quantiles
         pairs = zip(seasons, adjusted.tolist(), strict=True)
-        sides = np.array([self._of(kind_of(each), adjusted=taken) for each, taken in pairs])
+        sides = np.array([self.of(each, adjusted=taken) for each, taken in pairs])
         below, above = sides[:, 0, None], sides[:, 1, None]
         factor = np.where(np.asarray(levels) < 0.5, below, above)[:, :, None]
         median = quantiles[:, [list(levels).index(0.5)]]
         return np.asarray(median + factor * (quantiles - median))
 
-    def _of(self, kind: str, *, adjusted: bool) -> Sides:
+    def of(self, seasons: Seasons, *, adjusted: bool) -> Sides:
+        """The factors of a row."""
+        kind = kind_of(seasons)
         plain = self.factors.get(kind, (1.0, 1.0))
         return self.factors.get(kind + ADJUSTED, plain) if adjusted else plain
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from models.backtest import NAIVE, Method, Plan, Record, Score, run, seasonal_naive, summaries
+from models.backtest import NAIVE, Method, Plan, Record, run, seasonal_naive, summaries
 from models.base import FloatArray, ModelError
 from models.synth.series import singles
 
@@ -124,13 +124,13 @@ def judge(  # noqa: PLR0913 - each is a thing of its own
     methods = [Method(NAIVE, seasonal_naive)]
     methods += [Method(name, forecast) for name, forecast in forecasters.items()]
     test = run(records, methods, plan, on_done=on_done)
-    ours, theirs = _losses(test.scores, candidate), _losses(test.scores, production)
+    ours, theirs = losses_of(test, candidate), losses_of(test, production)
     if len(ours) < LEAST_SERIES:
         raise ModelError(
             f"the gate needs {LEAST_SERIES} series that can be tested, here are {len(ours)}; give "
             "more series, or longer ones"
         )
-    gain = _gain(ours, theirs, rules)
+    gain = gain_of(ours, theirs, rules)
     pairs = {name: forecasters[name] for name in (production, candidate)}
     ratios = {one.name: _ratio(one, pairs, production, candidate) for one in references}
     by_segment = _by_segment(ours, theirs, segments or {}, rules)
@@ -235,16 +235,17 @@ def _forgets(ratios: Mapping[str, float], rules: Rules) -> list[str]:
 # --- numbers ---------------------------------------------------------------------------------
 
 
-def _losses(scores: Sequence[Score], method: str) -> dict[str, float]:
+def losses_of(test: Backtest, method: str) -> dict[str, float]:
     """The mean loss of each series over its windows."""
     grouped: dict[str, list[float]] = {}
-    for score in scores:
+    for score in test.scores:
         if score.method == method:
             grouped.setdefault(score.item, []).append(score.scaled_pinball)
     return {item: float(np.mean(losses)) for item, losses in grouped.items()}
 
 
-def _gain(ours: Mapping[str, float], theirs: Mapping[str, float], rules: Rules) -> Gain:
+def gain_of(ours: Mapping[str, float], theirs: Mapping[str, float], rules: Rules) -> Gain:
+    """What a candidate's losses, by series, gain on production's, bootstrapped by series."""
     items = sorted(ours)
     pairs = np.array([(ours[item], theirs[item]) for item in items])
     rng = np.random.default_rng(_SEED)
@@ -269,7 +270,7 @@ def _by_segment(
     found: dict[str, Gain] = {}
     for name in sorted({segments[item] for item in ours if item in segments}):
         part = {item: loss for item, loss in ours.items() if segments.get(item) == name}
-        found[name] = _gain(part, theirs, rules)
+        found[name] = gain_of(part, theirs, rules)
     return found
 
 

@@ -11,16 +11,28 @@ import hashlib
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
-from models.backtest import Backtest, BacktestError, Method, Plan, Record, network, run
+from models.backtest import (
+    Backtest,
+    BacktestError,
+    Example,
+    Method,
+    Plan,
+    Record,
+    network,
+    run,
+)
 from models.base import ModelError
+from models.calibration import ADJUSTED, LEAST, MOST, Sides, calibration_of, kind_of
 from models.checkpoint import ADAPTER_CONFIG, SeriesCheckpoint, load_series
 from models.examples import Examples, Shape, until
+from models.metrics import naive_error
 from models.pretrain import AROUND, PretrainSettings
+from models.seasonal import adjust, season_lengths
 from models.series import SeriesNetwork
 
 if TYPE_CHECKING:
@@ -29,6 +41,12 @@ if TYPE_CHECKING:
     from chronos.chronos2.model import Chronos2Model
 
     from models.tuning import TrainSettings
+
+#: Windows of a kind from which its intervals are fitted.
+LEAST_CALIBRATED = 40
+#: What the distance to the median is tried at.
+FACTORS = tuple(round(0.5 + 0.05 * step, 2) for step in range(31))
+_TUNED = "tuned"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,24 +166,78 @@ class Judge:
         self.until = latest.times[-1].isoformat()
         self.checkpoint = checkpoint
 
-    def score(self, model: Chronos2Model, alive: Callable[[], None]) -> float:
-        """Mean pinball loss in units of seasonal naive's error; alive: called between batches."""
-        options = self.checkpoint.options
-        whole = SeriesCheckpoint("tuned", model.eval(), self.checkpoint.digest, options)
-        answering = SeriesNetwork(whole, device=_device_name(), dtype="float32", runtime="torch")
-        threads = torch.get_num_threads()
-        try:
-            found = self._tested(answering, alive)
-        finally:
-            torch.set_num_threads(threads)
+    def score(
+        self, model: Chronos2Model, options: dict[str, Any], alive: Callable[[], None]
+    ) -> float:
+        """Mean pinball loss in units of seasonal naive's error; alive: called between batches.
+
+        options: what stands around the network, as a checkpoint has it.
+        """
+        found = self._tested(model, options, alive)
         return float(np.mean([score.scaled_pinball for score in found.scores]))
 
-    def _tested(self, answering: SeriesNetwork, alive: Callable[[], None]) -> Backtest:
-        method = Method("tuned", network(answering))
+    def calibration(
+        self, model: Chronos2Model, options: dict[str, Any], alive: Callable[[], None]
+    ) -> dict[str, Sides]:
+        """Factors of the intervals, by kind, half-way to what is best on these windows."""
+        test = self._tested(model, options, alive, examples=len(self.records))
+        before = calibration_of(options)
+        found = dict(before.factors)
+        seasons = season_lengths(self.plan.freq)
+        kinds: dict[str, list[Example]] = {}
+        for example in test.examples:
+            taken = bool(adjust(example.window.history[None], [seasons]).found[0])
+            kinds.setdefault(kind_of(seasons) + ADJUSTED * taken, []).append(example)
+        for kind, examples in kinds.items():
+            if len(examples) >= LEAST_CALIBRATED:
+                old = before.of(seasons, adjusted=kind.endswith(ADJUSTED))
+                found[kind] = _sides(examples, self.plan, old)
+        return found
+
+    def _tested(
+        self,
+        model: Chronos2Model,
+        options: dict[str, Any],
+        alive: Callable[[], None],
+        *,
+        examples: int = 0,
+    ) -> Backtest:
+        whole = SeriesCheckpoint("tuned", model.eval(), self.checkpoint.digest, options)
+        answering = SeriesNetwork(whole, device=_device_name(), dtype="float32", runtime="torch")
+        method, threads = Method(_TUNED, network(answering)), torch.get_num_threads()
         try:
-            return run(self.records, [method], self.plan, on_done=lambda *_: alive())
+            return run(
+                self.records,
+                [method],
+                self.plan,
+                examples=examples,
+                on_done=lambda *_: alive(),
+            )
         except BacktestError as error:
             raise ModelError(f"validation before the gate's windows: {error}") from error
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _sides(examples: Sequence[Example], plan: Plan, old: Sides) -> Sides:
+    """The factors below and above the median, beside those that the examples have already."""
+    levels = np.array(plan.levels)
+    middle = plan.levels.index(0.5)
+    quantiles = np.stack([example.quantiles[_TUNED] for example in examples])
+    truth = np.stack([example.truth for example in examples])[:, None]
+    scale = np.array([naive_error(one.window.history, plan.season) for one in examples])
+    median = quantiles[:, [middle]]
+    found = []
+    for side, before in zip((levels < 0.5, levels > 0.5), old, strict=True):
+        level, apart = levels[side, None], (quantiles - median)[:, side]
+        losses = []
+        for factor in FACTORS:
+            error = truth - (median + factor * apart)
+            pinball = np.maximum(level * error, (level - 1) * error)
+            losses.append(float(np.nanmean(np.nanmean(pinball, axis=(1, 2)) / scale)))
+        best = FACTORS[int(np.argmin(losses))]
+        found.append(round(float(np.clip(before * np.sqrt(best), LEAST, MOST)), 3))
+    return found[0], found[1]
 
 
 def _device_name() -> Literal["cuda", "cpu"]:

@@ -55,6 +55,8 @@ _ADAPTERS = {"lora", "ia3"}
 _ENDS = r"(input|output)_patch_embedding\.(hidden|output|residual)_layer"
 TARGETS = rf"(.*self_attention\.(q|k|v|o))|(.*mlp\.(wi|wo))|({_ENDS})"
 _FEED_FORWARD = rf"(.*mlp\.wo)|({_ENDS.replace('hidden|', '')})"
+#: Parts of the way to the tuned weights that are tried at the end.
+BLENDS = (0.25, 0.5, 0.75)
 _SAVED = "checkpoint-"
 
 
@@ -155,12 +157,15 @@ class _Standing:
     """What is kept of a run beside weights and moments."""
 
     active_s: float = 0.0
+    cpu_s: float = 0.0
     best: float = math.inf
     best_step: int = 0
     looks: int = 0  # since the best
     looked: int = -1  # step of the latest
     zero_shot: float = math.nan
     validation: float = math.nan
+    part: float = 1.0  # of the way to the weights of best_step
+    calibration: dict[str, list[float]] | None = None  # None for that of the base
     ended: bool = False
 
 
@@ -188,12 +193,14 @@ class _Tuner:
         arrange(network)
         self.model = adapted(network, settings, steps=settings.steps)
         self.parts = _parts(self.model, lessons.examples, settings)
+        self.start = self._copy()
         self.standing, self.weights = _Standing(), _Weights()
+        self.options = dict(lessons.checkpoint.options)
         self.losses: list[float] = []
         self.step = 0
 
     def train(self) -> None:
-        last = self._opened()
+        last, began = self._opened(), time.process_time()
         if self.standing.ended:
             return
         if last is None:
@@ -205,6 +212,9 @@ class _Tuner:
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
         if self.standing.looked < self.step:
             self.look()
+        self._blend()
+        self._calibrate()
+        self.standing.cpu_s = time.process_time() - began
         self.standing.ended = True
         trainer.save_now()
 
@@ -291,6 +301,42 @@ class _Tuner:
         for name, weight in self._trained():
             self.weights.average[name].lerp_(weight.detach(), 1 - keep)
 
+    def _blend(self) -> None:
+        """See whether a part of the way to the tuned weights is better than all of it.
+
+        Weights between a network and its fine-tuned self are often better than both outside of what
+        was tuned on (Wortsman et al., 2022, Robust fine-tuning of zero-shot models, CVPR).
+        """
+        standing = self.standing
+        way = standing.best_step or self.step
+        tuned = self.weights.best if standing.best_step else self.weights.average
+        tuned = {name: weight.clone() for name, weight in tuned.items()}
+        for part in BLENDS:
+            mixed = {k: torch.lerp(self.start[k], weight, part) for k, weight in tuned.items()}
+            self._place(mixed)
+            score = self._score()
+            logger.info("%g of the way to step %d: validation %.5f", part, way, score)
+            if score < standing.best:
+                standing.best, standing.best_step, standing.part = score, way, part
+                self.weights.best = mixed
+
+    def _calibrate(self) -> None:
+        """Widen or narrow the intervals as the validation windows say, if that helps there."""
+        self._place(self.weights.best)
+        judge, options = self.lessons.judge, self.options
+        fitted = judge.calibration(self._whole(), options, self.tell)
+        self.options = options | {"calibration": {k: list(each) for k, each in fitted.items()}}
+        score = self._score()
+        logger.info("calibrated: validation %.5f", score)
+        if score < self.standing.best:
+            self.standing.best = score
+            self.standing.calibration = self.options["calibration"]
+        else:
+            self.options = options
+
+    def _score(self) -> float:
+        return self.lessons.judge.score(self._whole(), self.options, self.tell)
+
     def _trained(self) -> Iterator[tuple[str, Tensor]]:
         return ((name, w) for name, w in self.model.named_parameters() if w.requires_grad)
 
@@ -302,7 +348,7 @@ class _Tuner:
         live = self._copy()
         self._place(self.weights.average)
         try:
-            score = self.lessons.judge.score(self._whole(), self.tell)
+            score = self._score()
         finally:
             self._place(live)
             self.model.train()
@@ -352,11 +398,14 @@ class _Tuner:
         return Trained(
             method=self.settings.method,
             steps=self.standing.best_step,
+            part=self.standing.part,
+            calibrated=self.standing.calibration is not None,
             steps_done=self.step,
             scores={"zero_shot": self.standing.zero_shot, "tuned": self.standing.best},
             trained=sum(w.numel() for w in weights if w.requires_grad),
             parameters=sum(w.numel() for w in self.lessons.checkpoint.model.parameters()),
             seconds=self.standing.active_s,
+            cpu_seconds=self.standing.cpu_s,
             until=self.lessons.judge.until,
             whole=whole,
         )
@@ -376,7 +425,10 @@ class _Tuner:
     def _write_config(self, directory: Path) -> None:
         checkpoint = self.lessons.checkpoint
         config = checkpoint.model.config.to_dict()
-        config |= {"dtype": "float32", "shopcast": checkpoint.options}
+        options = checkpoint.options
+        if self.standing.calibration is not None:
+            options = options | {"calibration": self.standing.calibration}
+        config |= {"dtype": "float32", "shopcast": options}
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         (directory / CONFIG).write_text(text, encoding="utf-8")
 
@@ -445,7 +497,7 @@ class _Trainer(Trainer):
             output_dir=str(tuner.state),
             max_steps=settings.steps,
             gradient_accumulation_steps=tuner.parts,
-            learning_rate=settings.learning_rate,
+            learning_rate=settings.rate,
             optim=OPTIMIZERS[settings.optimizer],
             weight_decay=settings.weight_decay,
             max_grad_norm=settings.clip,

@@ -24,6 +24,8 @@ IMPOSSIBLE = {
 LOSSES = ("quantile", "mse", "mae", "huber")
 SPACES = ("network", "values")
 OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
+#: The learning rate of each method where none is asked for.
+RATES = {"lora": 5e-4, "adalora": 2e-3, "ia3": 1e-2, "head": 1e-3, "full": 3e-4}
 SCHEDULES = ("constant", "linear", "cosine")
 #: What can be done to an example, to have more of them.
 AUGMENTATIONS = ("crop", "gaps", "covariates", "noise")
@@ -38,22 +40,22 @@ class TrainSettings:
     method: of METHODS. rank: of LoRA and AdaLoRA. steps: at most; how many are kept is chosen on
     `validation` windows of the plan's horizon before the gate's, every `look_every` steps, and
     `patience` looks without a better one end the run; `judged` series at most. rows: of a step,
-    targets and covariates. loss: of LOSSES, the last three of the median; space: of SPACES, where
-    errors are counted. optimizer, schedule: of OPTIMIZERS and SCHEDULES, after `warmup` of the run.
-    average: of the exponential mean of the weights that is judged and kept, 0 for none. recent: how
-    much later moments are preferred, 1 for not at all. augment: of AUGMENTATIONS. replay: share of
-    the steps spent on other data than the shop's, so that nothing is forgotten: on earlier records
-    where some are given, else on synthetic series. context: periods of history at most, None for
-    what the network takes. dtype: "float32" or "bfloat16" products. budget_s: seconds of work.
-    memory_bytes: what weights, their moments and a step may take. report_to: as in pretraining, or
-    "auto" for TensorBoard where that is installed.
+    targets and covariates. learning_rate: None for that of RATES. loss: of LOSSES, the last three
+    of the median; space: of SPACES, where errors are counted. optimizer, schedule: of OPTIMIZERS
+    and SCHEDULES, after `warmup` of the run. average: of the exponential mean of the weights that
+    is judged and kept, 0 for none. recent: how much later moments are preferred, 1 for not at all.
+    augment: of AUGMENTATIONS. replay: share of the steps spent on other data than the shop's, so
+    that nothing is forgotten: on earlier records where some are given, else on synthetic series.
+    context: periods of history at most, None for what the network takes. dtype: "float32" or
+    "bfloat16" products. budget_s: seconds of work. memory_bytes: what weights, their moments and a
+    step may take. report_to: as in pretraining, or "auto" for TensorBoard where that is installed.
     """
 
     method: str = "lora"
     rank: int = 8
-    steps: int = 200
-    rows: int = 256
-    learning_rate: float = 1e-3
+    steps: int = 150
+    rows: int = 128
+    learning_rate: float | None = None
     optimizer: str = "adamw"
     schedule: str = "cosine"
     warmup: float = 0.05
@@ -64,9 +66,9 @@ class TrainSettings:
     loss: str = "quantile"
     space: str = "network"
     validation: int = 2
-    look_every: int = 20
-    patience: int = 5
-    judged: int = 400
+    look_every: int = 25
+    patience: int = 4
+    judged: int = 200
     recent: float = 1.0
     augment: tuple[str, ...] = ()
     replay: float = 0.1
@@ -77,6 +79,11 @@ class TrainSettings:
     save_every_s: float = 30.0
     report_to: str = "auto"
     seed: int = 0
+
+    @property
+    def rate(self) -> float:
+        """The highest learning rate of the run."""
+        return RATES[self.method] if self.learning_rate is None else self.learning_rate
 
     def __post_init__(self) -> None:
         """Raise ModelError for what cannot be asked."""
@@ -105,7 +112,7 @@ class TrainSettings:
         for name in counts:
             if getattr(self, name) < 1:
                 raise ModelError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("learning_rate", "clip", "recent", "save_every_s"):
+        for name in ("rate", "clip", "recent", "save_every_s"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ModelError(f"{name} must be above 0, not {getattr(self, name)}")
         for name in ("warmup", "weight_decay", "dropout", "average", "replay"):
@@ -141,18 +148,22 @@ class Trained:
     """What came of a run. scores: on the validation windows, of zero_shot and tuned.
 
     steps: chosen, of `steps_done`; 0 if nothing learned was better than the network before, which
-    is then what was written. trained: parameters that were, of `parameters`. until: the last period
-    that was trained on or chosen by, as ISO 8601. whole: `out` is a checkpoint of its own and needs
-    no base.
+    is then what was written. part: of the way to the weights of that step. calibrated: whether the
+    intervals were fitted anew. trained: parameters that were, of `parameters`. seconds: of work,
+    over all sittings; cpu_seconds: of the processor, of the last. until: the last period that was
+    trained on or chosen by, as ISO 8601. whole: `out` is a checkpoint of its own and needs no base.
     """
 
     method: str
     steps: int
+    part: float
+    calibrated: bool
     steps_done: int
     scores: dict[str, float]
     trained: int
     parameters: int
     seconds: float
+    cpu_seconds: float
     until: str
     whole: bool
 

@@ -25,7 +25,7 @@ def test_fields_that_are_absent_keep_their_defaults() -> None:
         ({"augment": [1]}, "augment must be a text"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"budget_s": 0}, "budget_s must be above 0"),
-        ({"learning_rate": float("nan")}, "learning_rate must be above 0"),
+        ({"learning_rate": float("nan")}, "rate must be above 0"),
         ({"method": "prefix"}, "method prefix is not possible .* use one of lora, full"),
         ({"method": "prompt"}, "method prompt is not possible"),
         ({"method": "magic"}, "method must be one of lora"),
