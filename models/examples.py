@@ -22,17 +22,17 @@ from models.pretrain import Batch, alike
 from models.seasonal import adjust, season_lengths
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
+    from models.backtest import Predicting as Teacher
     from models.backtest import Record
     from models.base import Covariate, FloatArray
     from models.features import Rows
 
 #: Periods observed that an example's history has at least.
 LEAST_HISTORY = 8
-_LEVEL = (0.5,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,8 @@ class Shape:
 class Examples:
     """Examples at random moments of records.
 
-    horizon: periods whose truth counts. recent: how much later moments are preferred, 1 for not at
+    horizon: periods whose truth counts. levels: that the teacher, where there is one, is asked for.
+    recent: how much later moments are preferred, 1 for not at
     all, 2 for moments whose share of time left falls as a square. augment: of AUGMENTATIONS.
     """
 
@@ -60,8 +61,10 @@ class Examples:
     freq: str
     horizon: int
     shape: Shape
+    levels: tuple[float, ...] = (0.5,)
     recent: float = 1.0
     augment: tuple[str, ...] = ()
+    teacher: Teacher | None = None
     _spans: tuple[tuple[int, int], ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,7 +90,11 @@ class Examples:
             tasks.append(task)
             truths.append(truth)
             drawn += row_count(task.series[0])
-        return batch_of(tasks, np.stack(truths), self.shape)
+        taught = None
+        if self.teacher is not None:
+            results = self.teacher.predict(tasks)
+            taught = np.stack([result[0].quantiles[0] for result in results])
+        return batch_of(tasks, np.stack(truths), self.shape, taught=taught)
 
     def _moment(self, rng: np.random.Generator, number: int) -> int:
         """How many periods of a record are history, later ones preferred."""
@@ -115,7 +122,7 @@ class Examples:
         truth = np.full(ahead.stop - cut, np.nan)
         seen = record.target[cut : cut + self.horizon]
         truth[: len(seen)] = seen
-        return SeriesTask((series,), len(truth), _LEVEL), truth
+        return SeriesTask((series,), len(truth), self.levels), truth
 
     def _start(self, record: Record, cut: int, rng: np.random.Generator) -> int:
         first = max(0, cut - self.shape.context_length)
@@ -140,36 +147,50 @@ def until(records: Sequence[Record], periods: int) -> list[Record]:
     return [_cut(record, cut) for record, cut in cuts if cut > 0]
 
 
-def batch_of(tasks: Sequence[SeriesTask], truths: FloatArray, shape: Shape) -> Batch:
+def batch_of(
+    tasks: Sequence[SeriesTask],
+    truths: FloatArray,
+    shape: Shape,
+    *,
+    taught: FloatArray | None = None,
+) -> Batch:
     """Tasks of one length and their truths, (tasks, steps), as rows of the network.
 
-    As `SeriesNetwork` does: season and effects are taken out of the targets, and of their future.
+    As `SeriesNetwork` does: season and effects are taken out of the targets, of their future, and
+    of what a teacher said of it: (tasks, levels, steps).
     """
     rows = rows_of(tasks, context_length=shape.context_length, horizon=truths.shape[1])
     targets = rows.target
     wanted = [s for s, target in zip(rows.seasons, targets, strict=True) if target]
-    future = np.full_like(rows.future, np.nan)
-    future[targets] = truths
+    lessons = truths[:, None] if taught is None else np.concatenate([truths[:, None], taught], 1)
     if shape.around["seasonal_adjustment"]:
         adjustment = adjust(rows.past[targets], wanted)
         rows.past[targets] = adjustment.adjusted
-        future[targets] = adjustment.remove(future[targets])
+        lessons = _each(adjustment.remove, lessons)
     if shape.around["covariate_effects"]:
         effects = without_effects(rows.past, rows.future, rows.group, targets)
         rows.past[targets] = effects.adjusted
-        future[targets] = effects.remove(future[targets])
-    return _tensors(rows, future, guided=shape.around["guide"])
+        lessons = _each(effects.remove, lessons)
+    futures = np.full((len(targets), *lessons.shape[1:]), np.nan)
+    futures[targets] = lessons
+    return _tensors(rows, futures, guided=shape.around["guide"])
 
 
-def _tensors(rows: Rows, future: FloatArray, *, guided: bool) -> Batch:
+def _each(remove: Callable[[FloatArray], FloatArray], futures: FloatArray) -> FloatArray:
+    """(rows, futures, steps), each without its season or effects."""
+    return np.stack([remove(futures[:, number]) for number in range(futures.shape[1])], axis=1)
+
+
+def _tensors(rows: Rows, futures: FloatArray, *, guided: bool) -> Batch:
     known, guides = rows.future.copy(), np.full_like(rows.future, np.nan)
     if guided:
-        guides[rows.target] = guide(rows.past[rows.target], future.shape[1])
+        guides[rows.target] = guide(rows.past[rows.target], futures.shape[2])
         known[rows.target] = guides[rows.target]
-    values = (rows.past, future, known, guides)
-    context, truth, ahead, about = _in_unit(values)
+    values = (rows.past, known, guides, *futures.transpose(1, 0, 2))
+    context, ahead, about, truth, *said = _in_unit(values)
+    taught = torch.stack(said, dim=1) if said else None
     group = torch.from_numpy(rows.group)
-    return Batch(context, truth, ahead, about, group, alike(rows.group))
+    return Batch(context, truth, ahead, about, group, alike(rows.group), taught)
 
 
 def _in_unit(values: tuple[FloatArray, ...]) -> list[Tensor]:

@@ -22,6 +22,7 @@ from models.backtest import (
     Example,
     Method,
     Plan,
+    Predicting,
     Record,
     network,
     run,
@@ -79,6 +80,7 @@ class Lessons:
         plan: Plan,
         settings: TrainSettings,
         earlier: Sequence[Earlier],
+        teacher: Predicting | None,
     ) -> Lessons:
         checkpoint = load_series(base, base=base_of)
         before_gate = until(records, plan.offsets[0])
@@ -90,7 +92,9 @@ class Lessons:
         judge = Judge(before_gate, plan, settings, checkpoint)
         shape = _shape(checkpoint, plan.horizon, settings)
         known = until(before_gate, judge.plan.offsets[0])
-        parts = (known, plan.freq, plan.horizon, shape, settings.recent, settings.augment)
+        levels = tuple(checkpoint.model.chronos_config.quantiles)
+        ways = (levels, settings.recent, settings.augment, teacher)
+        parts = (known, plan.freq, plan.horizon, shape, *ways)
         return cls(
             checkpoint,
             not (base / ADAPTER_CONFIG).exists(),

@@ -288,6 +288,7 @@ class Batch:
     guide: Tensor  # (rows, horizon), 0 for rows that are not forecast
     group: Tensor  # (rows,)
     group_rows: int  # of every group, if they are alike and in order; else 0
+    taught: Tensor | None = None  # (rows, levels, horizon) a teacher's answers, as `future` is
 
     @property
     def alone(self) -> bool:

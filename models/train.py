@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from chronos.chronos2.model import Chronos2Model
 
-    from models.backtest import Plan, Record
+    from models.backtest import Plan, Predicting, Record
     from models.examples import Examples
 
 __all__ = ["Earlier", "TrainProgress", "TrainSettings", "Trained", "fine_tune"]
@@ -70,6 +70,7 @@ def fine_tune(  # noqa: PLR0913 - each is a thing of its own
     settings: TrainSettings | None = None,
     base_of: Path | None = None,
     earlier: Sequence[Earlier] = (),
+    teacher: Predicting | None = None,
     threads: int | None = None,
     told: Callable[[TrainProgress], None] | None = None,
 ) -> Trained:
@@ -78,13 +79,13 @@ def fine_tune(  # noqa: PLR0913 - each is a thing of its own
     base: the checkpoint to begin from; base_of: its own base if it is an adapter. An adapter is
     written for lora and ia3 on a whole base, else a whole checkpoint. state: where the run
     is kept to go on from; the same call goes on where it was. told: called after each part of a
-    step, and may raise to stop. Raises ModelError for records that are too few or too short, and
-    for a state that is of another run.
+    step, and may raise to stop. teacher: a network whose quantiles are learned as well. Raises
+    ModelError for records that are too few or too short, and for a state that is of another run.
     """
     settings = settings or TrainSettings()
     if threads is not None:
         torch.set_num_threads(threads)
-    lessons = Lessons.of(base, base_of, records, plan, settings, earlier)
+    lessons = Lessons.of(base, base_of, records, plan, settings, earlier, teacher)
     tuner = _Tuner(lessons, settings, state, told or (lambda _: None))
     with _quiet():
         tuner.train()
@@ -132,6 +133,24 @@ def adapted(model: Chronos2Model, settings: TrainSettings, *, steps: int) -> Any
 def loss_of(model: Any, batch: Batch, settings: TrainSettings) -> Tensor:  # noqa: ANN401
     """The loss of a batch by the settings, weighed as in pretraining."""
     answer, truth, weight = answer_of(model, batch)
+    loss = _against_truth(model, answer, truth, weight, settings)
+    if batch.taught is None:
+        return loss
+    _, scale = model.instance_norm(batch.context)
+    said = model.instance_norm(batch.taught.flatten(1), scale)[0].clamp(-6, 6)
+    counted = ~torch.isnan(said)
+    apart = (answer.flatten(1) - torch.nan_to_num(said)).abs() * counted
+    taught = apart.sum() / counted.sum().clamp_min(1)
+    return (1 - settings.teaching) * loss + settings.teaching * taught
+
+
+def _against_truth(
+    model: Any,  # noqa: ANN401
+    answer: Tensor,
+    truth: Tensor,
+    weight: Tensor,
+    settings: TrainSettings,
+) -> Tensor:
     seen = ~torch.isnan(truth)
     truth = torch.nan_to_num(truth)
     if settings.space == "values":
@@ -193,6 +212,8 @@ class _Tuner:
         arrange(network)
         self.model = adapted(network, settings, steps=settings.steps)
         self.parts = _parts(self.model, lessons.examples, settings)
+        self.kept = _largest(self.model, settings.sparsity)
+        self._thin()
         self.start = self._copy()
         self.standing, self.weights = _Standing(), _Weights()
         self.options = dict(lessons.checkpoint.options)
@@ -271,7 +292,7 @@ class _Tuner:
         }
         return max(0.01, shapes[self.settings.schedule])
 
-    def tell(self) -> None:
+    def tell(self, *, looked: bool = False) -> None:
         standing, share = self.standing, self.share()
         loss = float(np.mean(self.losses)) if self.losses else math.nan
         left = standing.active_s * (1 - share) / share if share else math.nan
@@ -286,6 +307,7 @@ class _Tuner:
                 share=share,
                 active_s=standing.active_s,
                 eta_s=left,
+                looked=looked,
             )
         )
 
@@ -293,7 +315,14 @@ class _Tuner:
         """A step was done."""
         self.step += 1
         self.standing.active_s += seconds
+        self._thin()
         self._follow()
+
+    @torch.no_grad()
+    def _thin(self) -> None:
+        for name, weight in self._trained():
+            if name in self.kept:
+                weight.mul_(self.kept[name])
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -362,7 +391,7 @@ class _Tuner:
         else:
             standing.looks += 1
         logger.info("step %d: validation %.5f, best %.5f", self.step, score, standing.best)
-        self.tell()
+        self.tell(looked=True)
         return standing.looks >= self.settings.patience
 
     @torch.no_grad()
@@ -439,6 +468,17 @@ def _plain(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _number(path: Path) -> int:
     return int(path.name.removeprefix(_SAVED))
+
+
+@torch.no_grad()
+def _largest(model: Any, sparsity: float) -> dict[str, Tensor]:  # noqa: ANN401
+    """Of each matrix of the blocks which weights stay: the largest, by magnitude."""
+    kept = {}
+    for name, weight in model.named_parameters():
+        if sparsity and weight.ndim == 2 and "encoder.block" in name:
+            least = weight.abs().flatten().kthvalue(max(1, int(sparsity * weight.numel()))).values
+            kept[name] = weight.abs() > least
+    return kept
 
 
 # --- memory ----------------------------------------------------------------------------------

@@ -46,6 +46,8 @@ class TrainSettings:
     is judged and kept, 0 for none. recent: how much later moments are preferred, 1 for not at all.
     augment: of AUGMENTATIONS. replay: share of the steps spent on other data than the shop's, so
     that nothing is forgotten: on earlier records where some are given, else on synthetic series.
+    sparsity: share of the weights of the matrices, the smallest, that stay zero (full alone).
+    teaching: share of the loss that is the distance to a teacher's quantiles, where there is one.
     context: periods of history at most, None for what the network takes. dtype: "float32" or
     "bfloat16" products. budget_s: seconds of work. memory_bytes: what weights, their moments and a
     step may take. report_to: as in pretraining, or "auto" for TensorBoard where that is installed.
@@ -72,6 +74,8 @@ class TrainSettings:
     recent: float = 1.0
     augment: tuple[str, ...] = ()
     replay: float = 0.1
+    sparsity: float = 0.0
+    teaching: float = 0.5
     context: int | None = None
     dtype: str = "float32"
     budget_s: float | None = None
@@ -97,6 +101,12 @@ class TrainSettings:
 
     def _verify_names(self) -> None:
         _verify_named("method", self.method, METHODS)
+        if self.sparsity and self.method != "full":
+            raise ModelError(
+                "sparsity needs method full: other methods leave the weights as they are"
+            )
+        if not 0 <= self.teaching <= 1:
+            raise ModelError(f"teaching must lie in [0, 1], not {self.teaching}")
         _verify_named("loss", self.loss, LOSSES)
         _verify_named("space", self.space, SPACES)
         _verify_named("optimizer", self.optimizer, tuple(OPTIMIZERS))
@@ -115,7 +125,7 @@ class TrainSettings:
         for name in ("rate", "clip", "recent", "save_every_s"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ModelError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("warmup", "weight_decay", "dropout", "average", "replay"):
+        for name in ("warmup", "weight_decay", "dropout", "average", "replay", "sparsity"):
             if not 0 <= getattr(self, name) < 1:
                 raise ModelError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
         for name in ("budget_s", "memory_bytes", "context"):
@@ -129,7 +139,7 @@ class TrainProgress:
 
     validation: the score of the latest look, a pinball loss in units of seasonal naive's error;
     best: the best so far, of step `best_step` (0: the network before). share: 0 to 1. eta_s:
-    seconds of work left at most.
+    seconds of work left at most. looked: whether the network has just been judged.
     """
 
     step: int
@@ -141,6 +151,7 @@ class TrainProgress:
     share: float
     active_s: float
     eta_s: float
+    looked: bool
 
 
 @dataclass(frozen=True, slots=True)
