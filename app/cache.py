@@ -62,8 +62,8 @@ class MemoryCache:
         """Keep values for as long as there is room and they are fresh."""
         expires_s = time.monotonic() + self._ttl_s
         for key, value in items.items():
+            self._remove(key)  # also what is too large now must not leave what was there before
             if _size(key, value) <= self._most_bytes:
-                self._remove(key)
                 self._entries[key] = _Entry(value, expires_s)
                 self._bytes += _size(key, value)
         self._shrink()

@@ -242,3 +242,11 @@ def test_a_key_has_its_rate_and_is_told_when_to_come_again(locked: Locked) -> No
     assert "2 requests a minute" in refused.json()["detail"]
     assert locked.ask(other, "POST", "/predict/sales", json=SALES).status_code == 200
     assert "RateLimit" not in locked.ask(locked.predict, "GET", "/models").headers
+
+
+def test_without_keys_a_header_is_no_matter(service: httpx.Client) -> None:
+    for headers in (
+        {"Authorization": "Basic eDp5"},
+        {"X-API-Key": "a", "Authorization": "Bearer b"},
+    ):
+        assert service.get("/models", headers=headers).status_code == 200
