@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -35,6 +35,7 @@ from sqlalchemy.orm import Session
 from app.contents import EventContents, SeriesContents
 from app.db import DatasetRow, ModelVersionRow
 from app.errors import (
+    ConflictError,
     DiskFullError,
     InvalidInputError,
     Issue,
@@ -43,7 +44,7 @@ from app.errors import (
     TooLargeError,
     UnavailableError,
 )
-from app.intake import FULL, Order, Taken
+from app.intake import FULL, Order, Taken, check
 from app.mappings import Kind
 from app.metrics import Metrics
 from app.moments import Moment
@@ -106,8 +107,17 @@ class Page:
 class Datasets:
     """The data sets of a database and a data directory."""
 
-    def __init__(self, database: Engine, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        database: Engine,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        in_use: Callable[[str], str | None] = lambda _: None,
+    ) -> None:
+        """in_use: the job that a data set is needed by, if there is one; blocking."""
         self._database, self._settings, self._metrics = database, settings, metrics
+        self._in_use = in_use
         self._directory = settings.data_dir / DIRECTORY
         self._turn = asyncio.Semaphore(1)
 
@@ -174,6 +184,7 @@ class Datasets:
     ) -> tuple[Dataset, bool]:
         """As `add`. stop: set to give up."""
         _check_name(name)
+        check(order)
         to = stage / "made"
         with _disk():
             to.mkdir()
@@ -339,6 +350,12 @@ class Datasets:
 
     def _delete(self, id_: str) -> Dataset:
         found, path = self.read(id_), self._directory / id_
+        with self._answers():
+            job = self._in_use(id_)
+        if job is not None:
+            raise ConflictError(
+                f"the data set {id_} is needed by the job {job}; wait for its end, or cancel it"
+            )
         lock = _locked(path) if path.is_dir() else None
         try:
             with self._answers(), Session(self._database) as session, session.begin():

@@ -30,6 +30,7 @@ from app.events_intake import EventReader
 from app.faults import LISTED, Faults
 from app.mappings import Kind, event_mapping, series_mapping
 from app.parts import Part, Parts, Rows
+from app.periods import parse_freq
 from app.series_intake import REPEATED, SeriesReader
 from app.shelf import ShelfWriter
 from app.tables import refuse
@@ -97,6 +98,18 @@ class Reader(Protocol):
         """What a shop's analyst had better know."""
 
 
+def check(order: Order) -> None:
+    """Raise InvalidInputError for what can be seen before the file is."""
+    if order.kind == "series":
+        series_mapping(order.columns)
+        if order.freq is not None:
+            parse_freq(order.freq)
+        return
+    event_mapping(order.columns)
+    if order.freq is not None:
+        raise InvalidInputError((Issue(("freq",), "freq: events have no frequency", "freq"),))
+
+
 def take_in(path: Path, to: Path, order: Order, *, most_bytes: int) -> Taken:
     """Make the data set of a file in a directory that exists.
 
@@ -111,6 +124,7 @@ def take_in(path: Path, to: Path, order: Order, *, most_bytes: int) -> Taken:
 
 
 def _taken_in(path: Path, to: Path, order: Order, most_bytes: int) -> Taken:
+    check(order)
     blocks = open_blocks(path, most_bytes=most_bytes, aside=to)
     reader = _reader(blocks, order)
     parts = Parts(to / "parts", weight=blocks.weight)
@@ -145,8 +159,6 @@ def _taken_in(path: Path, to: Path, order: Order, most_bytes: int) -> Taken:
 def _reader(blocks: Blocks, order: Order) -> Reader:
     if order.kind == "series":
         return SeriesReader(blocks, series_mapping(order.columns), order.freq)
-    if order.freq is not None:
-        raise InvalidInputError((Issue(("freq",), "freq: events have no frequency", "freq"),))
     return EventReader(blocks, event_mapping(order.columns))
 
 

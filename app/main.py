@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from app import server
-from app.api import health, inventory, jobs, keys, models, profiles, purchase, sales
+from app.api import datasets, health, inventory, jobs, keys, models, profiles, purchase, sales
 from app.api.docs import describe, docs_of
 from app.api.edge import Edge
 from app.api.problems import on_error, on_http_error, on_validation_error
@@ -49,6 +49,7 @@ def create_app(settings: Settings, *, on_stuck: Callable[[], None] | None = None
     for each in (models, health):
         app.include_router(each.router)
     app.include_router(profiles.profiles())
+    app.include_router(datasets.datasets())
     app.include_router(jobs.jobs())
     app.include_router(keys.keys())
     app.include_router(docs_of(app))

@@ -90,8 +90,6 @@ async def open_resources(
             key_file=settings.admin_key_file,
         )
         stack.push_async_callback(callers.close)
-        datasets = Datasets(database, settings, metrics)
-        await asyncio.to_thread(datasets.sweep)
         registry = Registry(versions, settings, metrics)
         stack.callback(registry.close)
         await asyncio.to_thread(partial(registry.open, guest=guest))
@@ -110,6 +108,8 @@ async def open_resources(
         await batcher.start()
         stack.push_async_callback(batcher.close, settings.grace_s)
         jobs = Jobs(database, most_queued=settings.max_queued_jobs)
+        datasets = Datasets(database, settings, metrics, in_use=jobs.book.in_use)
+        await asyncio.to_thread(datasets.sweep)
         for watching in (watch_loop(metrics), watch(jobs, metrics), registry.watch()):
             stack.push_async_callback(_cancel, asyncio.create_task(watching))
         yield Resources(

@@ -20,6 +20,7 @@ from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
 from app.api.access import need_of
+from app.api.datasets import DatasetRequest
 from app.api.job_words import REQUESTS, ScheduleRequest
 from app.api.keys import KeyRequest
 from app.api.purchase_words import ProfileRequest, PurchaseRequest, PurchaseResponse
@@ -73,7 +74,7 @@ PREDICTING = {
 WORDS = (
     *(SalesRequest, SalesResponse, InventoryRequest, InventoryResponse),
     *(PurchaseRequest, PurchaseResponse, ProfileRequest),
-    *(*REQUESTS, ScheduleRequest, KeyRequest),
+    *(*REQUESTS, ScheduleRequest, KeyRequest, DatasetRequest),
     ProblemResponse,
 )
 SECURITY = {
@@ -95,6 +96,7 @@ PROBLEMS = {
     500: "The model could not answer, or the service failed; the log has the request id.",
     503: "The service cannot answer now; `Retry-After` says when to try again.",
     504: "The deadline passed.",
+    507: "There is no room on the disk to keep the file; nothing of it was kept.",
 }
 DESCRIPTION = """
 Forecasts for shops, from pretrained Transformers.

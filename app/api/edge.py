@@ -17,6 +17,7 @@ from app.api.access import admit
 from app.api.bodies import is_empty
 from app.api.exchange import KEY, ClientGoneError, Exchange
 from app.api.problems import problem_of, unexpected
+from app.api.uploads import AROUND_BYTES, is_form
 from app.errors import (
     ForbiddenError,
     MalformedError,
@@ -28,6 +29,7 @@ from app.errors import (
 from app.settings import Settings
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+FORMS = frozenset({"/datasets"})  # where a body may be a form with a file
 WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - recognised, not listened on
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 BODILESS = READS | {"DELETE"}  # what has no body that anybody would read
@@ -118,9 +120,11 @@ class Edge:
             return
         if scope["method"] == "POST" and scope["path"] not in self._hot and is_empty(headers):
             return
-        if scope["method"] == "POST" or scope["path"] not in self._hot:  # else it is a 405
+        if scope["method"] == "POST" and scope["path"] in FORMS and is_form(headers):
+            self._check_length(headers, self._settings.max_upload_bytes + AROUND_BYTES)
+        elif scope["method"] == "POST" or scope["path"] not in self._hot:  # else it is a 405
             _check_type(headers)
-            self._check_length(headers)
+            self._check_length(headers, self._settings.max_body_bytes)
 
     def _check_host(self, raw: bytes | None) -> None:
         if raw is None:
@@ -131,10 +135,9 @@ class Edge:
                 "names in SHOPCAST_ALLOWED_HOSTS"
             )
 
-    def _check_length(self, headers: Headers) -> None:
+    def _check_length(self, headers: Headers, most: int) -> None:
         """Refuse a body by its own account, before any of it is read."""
         length = headers.get(b"content-length", b"0")
-        most = self._settings.max_body_bytes
         if len(length) > 20 or int(length) > most:
             raise TooLargeError(f"the body has more than {most:,} bytes; send fewer inputs at once")
 
