@@ -8,8 +8,8 @@ Protocol: the gate's windows are the latest of a set; fine-tuning, with the sett
 that asks for none, sees nothing after they begin: it stops by the two windows before them and
 trains on what lies before those. LightGBM is trained anew before each origin on everything before
 it, which is more. The gain is that of the gate, with its 90 % bounds bootstrapped by series. All
-networks compute in float32. Then the continual case: the network tuned to the first set is tuned to
-the second, with and without the first one's records replayed, and scored on the first again.
+networks compute in float32. `--continual FIRST SECOND`: the network tuned to the first set is tuned
+to the second, with and without the first one's records replayed, and scored on the first again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import json
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from accuracy import PRETRAINED, ROOT, append, stamp
@@ -31,6 +32,9 @@ from models.gate import Rules, gain_of, losses_of
 from models.metrics import geometric_mean
 from models.series import SeriesNetwork
 from models.train import Earlier, Trained, TrainSettings, fine_tune
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 RESULTS = ROOT / "benchmarks" / "results" / "finetune.jsonl"
 #: What is tested of each set; horizons short enough that years of history lie before the windows.
@@ -59,9 +63,9 @@ class Bench:
         self.options, self.state = options, state
         self.settings = TrainSettings(seed=options.seed, report_to="")
 
-    def sets(self) -> list[ShopSet]:
-        found = {one.name: one for one in shop_sets(self.options.data, self.options.only)}
-        chosen = [replace(found[name], plan=plan) for name, plan in PLANS.items() if name in found]
+    def sets(self, names: Sequence[str]) -> list[ShopSet]:
+        found = {one.name: one for one in shop_sets(self.options.data, names)} if names else {}
+        chosen = [replace(found[name], plan=PLANS[name]) for name in names]
         return [part(one, final=self.options.final, limit=self.options.limit) for one in chosen]
 
     def tuned(
@@ -197,12 +201,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--final", action="store_true", help="three quarters; is recorded")
     parser.add_argument("--data", type=Path, required=True, help="directory of the shop data sets")
-    parser.add_argument("--only", nargs="*", choices=list(PLANS), default=list(PLANS))
+    parser.add_argument("--only", nargs="*", default=list(PLANS), help="these sets, or none")
     parser.add_argument("--limit", type=int, default=400, help="at most so many series a set")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--state", type=Path, help="directory that keeps the runs")
-    parser.add_argument("--no-continual", action="store_true", help="without the continual case")
+    parser.add_argument("--continual", nargs=2, choices=list(PLANS), help="one set after another")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as temporary:
@@ -211,16 +215,16 @@ def main() -> None:
 
 def report(bench: Bench) -> None:
     """Run everything, print it, and keep it if it is final."""
-    options, shops = bench.options, bench.sets()
-    sets = {}
-    for shop in shops:
+    options, sets = bench.options, {}
+    for shop in bench.sets(options.only):
         print(f"{shop.name}: {len(shop.records)} series, {shop.plan}", flush=True)
         sets[shop.name] = rows(*scored(bench, shop))
         for name, row in sets[shop.name].items():
             print(f"    {name:16s} {json.dumps(row)}", flush=True)
-    found: dict[str, object] = {"means": means(sets), "sets": sets}
-    if len(shops) > 1 and not options.no_continual:
-        found["continual"] = continual(bench, shops[0], shops[1])
+    found: dict[str, object] = {"means": means(sets), "sets": sets} if sets else {}
+    if options.continual:
+        pair = bench.sets(options.continual)
+        found["continual"] = {"sets": options.continual} | continual(bench, *pair)
     print(json.dumps({key: value for key, value in found.items() if key != "sets"}, indent=1))
     if options.final:
         settings = asdict(bench.settings)

@@ -466,15 +466,17 @@ def tuned_scores(case: Case, said: dict[str, Said], directory: Path) -> dict[str
 
 def fine_tuned(case: Case, directory: Path) -> tuple[Said | None, dict[str, object]]:
     """Ours after fine-tuning on what was before the cut, if the gate lets it pass."""
-    with tempfile.TemporaryDirectory() as out:
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
         shop = Moment(case.crowd, case.year_phase, case.weekday)
         began = time.process_time()
-        result = fine_tune(directory, shop, Path(out), threads=1)
+        out = place / "out"
+        result = fine_tune(directory, shop, out, state=place / "state", threads=1)
         facts: dict[str, object] = asdict(result)
         facts["cpu_s"] = round(time.process_time() - began, 1)
         if not result.accepted:
             return None, facts
-        return ours(case, EventsNetwork.load(Path(out), directory, threads=1)), facts
+        return ours(case, EventsNetwork.load(out, directory, threads=1)), facts
 
 
 def differences(case: Case, said: dict[str, Said]) -> dict[str, dict[str, tuple[float, ...]]]:

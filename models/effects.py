@@ -197,7 +197,7 @@ def _ridges(x: Floats, y: Floats, seen: Flags) -> Floats:
     moment = np.einsum("nkt,nt->nk", shown, y) / count
     along = np.einsum("nkd,nk->nd", directions, moment)
     shrunk = along / (np.maximum(variance, 0.0) + np.array(RIDGES)[:, None, None])
-    return np.einsum("nkd,rnd->rnk", directions, shrunk)
+    return np.asarray(np.einsum("nkd,rnd->rnk", directions, shrunk))
 
 
 def _without_course(values: Floats, seen: Flags) -> Floats:

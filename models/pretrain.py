@@ -212,7 +212,7 @@ class _GroupAttention(GroupSelfAttention):  # type: ignore[misc]  # chronos has 
         inside = mask.view(tokens, groups, size, groups, size).diagonal(dim1=1, dim2=3)
         inside = inside.permute(3, 0, 1, 2).reshape(groups * tokens, 1, size, size)
         apart = normed.view(groups, size, tokens, width).transpose(1, 2).flatten(0, 1)
-        value = self.self_attention(apart, mask=inside)[0]
+        value: Tensor = self.self_attention(apart, mask=inside)[0]
         return value.view(groups, tokens, size, width).transpose(1, 2).reshape(rows, tokens, width)
 
 

@@ -9,25 +9,34 @@ Invariant: nothing of the held-out stretch reaches the network that is judged on
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
 import logging
 import math
+import shutil
+import time
 import warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
 from models.base import FloatArray, ModelError
 from models.baselines_events import BetaGeo, summary_of
+from models.checkpoint import ADAPTER_CONFIG
 from models.customers import context_of
 from models.cuts import Cut, cut_at
 from models.events import Answer, Curves, EventsModel, Inputs, load_events, parts_of
 from models.pretrain_events import amount_loss
 from models.tokens import Tokens, chosen, tokens_of
+from models.tuning import TrainProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,6 +59,7 @@ class FineTuneSettings:
     level moves on. judged: customers at most on the held-out stretch.
     least_customers, least_days: of a shop that can be tuned to. held_out_days: at most, and no more
     than a third of the shop's history. margin: log-loss by which it must beat the others.
+    budget_s: seconds of work, half of them at most before the number of steps is chosen.
     """
 
     rank: int = 8
@@ -66,19 +76,39 @@ class FineTuneSettings:
     least_customers: int = 100
     least_days: float = 60.0
     margin: float = 0.0
+    budget_s: float | None = None
+    save_every_s: float = 30.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise ModelError for what cannot be asked."""
+        for name in ("rank", "steps", "looks", "rows", "cuts", "at_once", "judged"):
+            if getattr(self, name) < 1:
+                raise ModelError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("learning_rate", "held_out_days", "save_every_s"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ModelError(f"{name} must be above 0, not {getattr(self, name)}")
+        if not 0 <= self.average < 1 or not 0 < self.strength <= 1:
+            raise ModelError("average must lie in [0, 1), strength in (0, 1]")
+        if self.budget_s is not None and not self.budget_s > 0:
+            raise ModelError("budget_s must be above 0, or left out for no limit")
 
 
 @dataclass(frozen=True, slots=True)
 class FineTuned:
-    """accepted: whether the adapter was written. scores: mean log-loss on the held-out stretch of
-    tuned, zero_shot and bg_nbd. steps: chosen.
+    """accepted: whether `out` was written. scores: mean log-loss on the held-out stretch of tuned,
+    zero_shot and bg_nbd. steps: chosen. trained: parameters that were, of `parameters`. seconds: of
+    work. whole: `out` is a checkpoint of its own and needs no base.
     """
 
     accepted: bool
     scores: dict[str, float]
     steps: int
     held_out_days: float
+    trained: int
+    parameters: int
+    seconds: float
+    whole: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,19 +120,23 @@ class Moment:
     weekday: int
 
 
-def fine_tune(
+def fine_tune(  # noqa: PLR0913 - each is a thing of its own
     base: Path,
     shop: Moment,
     out: Path,
     *,
+    state: Path,
     settings: FineTuneSettings | None = None,
+    base_of: Path | None = None,
     threads: int | None = None,
-    told: Callable[[int, float], None] | None = None,
+    told: Callable[[TrainProgress], None] | None = None,
 ) -> FineTuned:
-    """Fit a LoRA adapter to a shop and write it to `out` if it passes the gate.
+    """Fit LoRA to a shop and write it to `out` if it passes the gate.
 
-    told: called with each step and its loss, and may raise to stop. Raises ModelError for a shop
-    with too few customers or too short a past.
+    An adapter is written where the base is a whole checkpoint; on an adapter, whose own base is
+    base_of, a whole one. state: where the run is kept to go on from; the same call goes on where it
+    was. told: called with each step, and may raise to stop. Raises ModelError for a shop with too
+    few customers or too short a past, and for a state that is of another run.
     """
     settings = settings or FineTuneSettings()
     if threads is not None:
@@ -111,17 +145,31 @@ def fine_tune(
     days = float(np.floor(min(settings.held_out_days, span / 3)))
     held_out = cut_at(shop.crowd, days)
     before = _earlier(shop, days, held_out)
+    checkpoint = load_events(base, base=base_of)
+    kept = _State(state, _key(checkpoint.digest, shop, settings), settings, told)
     judge = _Judge(held_out, before, days, most=settings.judged)
-    steps, tuned = _best(base, before, judge, settings, told)
-    scores = {"tuned": tuned, "zero_shot": judge.score(_plain(base)), "bg_nbd": judge.bg_nbd()}
-    best = min(scores["zero_shot"], scores["bg_nbd"])
-    accepted = steps > 0 and tuned + settings.margin < best
+    steps, tuned = _best(_Tuner(checkpoint.model, before, settings), judge, kept)
+    zero_shot = judge.score(load_events(base, base=base_of).model)
+    scores = {"tuned": tuned, "zero_shot": zero_shot, "bg_nbd": judge.bg_nbd()}
+    accepted = steps > 0 and tuned + settings.margin < min(zero_shot, scores["bg_nbd"])
+    tuner = _Tuner(load_events(base, base=base_of).model, shop, settings)
+    whole = (base / ADAPTER_CONFIG).exists()
     if accepted:
-        trainer = _Tuner(base, shop, settings)
-        trainer.run(steps, told)
-        trainer.save(out)
+        kept.begin(tuner, "everything", steps=steps, scores=scores)
+        tuner.run(steps, kept.step)
+        tuner.save(out, whole=whole)
     logger.info("held out %g days: %s, accepted %s", days, scores, accepted)
-    return FineTuned(accepted, scores, steps, days)
+    trained = sum(weight.numel() for weight in tuner.weights)
+    parameters = sum(weight.numel() for weight in checkpoint.model.parameters()) - trained
+    return FineTuned(accepted, scores, steps, days, trained, parameters, kept.active_s, whole)
+
+
+def _key(digest: str, shop: Moment, settings: FineTuneSettings) -> str:
+    """Hex digest of what a run is made of; budget and saving may differ when it goes on."""
+    fixed = replace(settings, budget_s=None, save_every_s=30.0)
+    said = hashlib.sha256(f"{digest}{fixed}{shop.year_phase}".encode())
+    said.update(shop.crowd.days_ago.tobytes())
+    return said.hexdigest()
 
 
 def _span(shop: Moment, settings: FineTuneSettings) -> float:
@@ -140,28 +188,18 @@ def _earlier(shop: Moment, days: float, cut: Cut) -> Moment:
     )
 
 
-def _best(
-    base: Path,
-    before: Moment,
-    judge: _Judge,
-    settings: FineTuneSettings,
-    told: Callable[[int, float], None] | None,
-) -> tuple[int, float]:
+def _best(tuner: _Tuner, judge: _Judge, kept: _State) -> tuple[int, float]:
     """The number of steps after which the held-out loss is least, and that loss."""
-    tuner = _Tuner(base, before, settings)
+    settings = kept.settings
     part = -(-settings.steps // settings.looks)
-    best = (0, judge.score(tuner.model))
-    for look in range(1, settings.looks + 1):
-        tuner.run(part, told)
+    zero_shot = judge.score(tuner.model)
+    kept.begin(tuner, "before", steps=part * settings.looks, best=(0, zero_shot))
+    while tuner.step < part * settings.looks and not kept.late:
+        tuner.run(part * (tuner.step // part + 1), kept.step)
         with tuner.averaged():
             score = judge.score(tuner.model)
-        if score < best[1]:
-            best = (look * part, score)
-    return best
-
-
-def _plain(base: Path) -> EventsModel:
-    return load_events(base).model
+        kept.look(tuner, score)
+    return kept.best
 
 
 class _Judge:
@@ -229,7 +267,7 @@ def _tokens(moment: Moment, crowd: Population, context: FloatArray, model: Event
 class _Tuner:
     """LoRA on the earlier cuts of one moment."""
 
-    def __init__(self, base: Path, shop: Moment, settings: FineTuneSettings) -> None:
+    def __init__(self, model: EventsModel, shop: Moment, settings: FineTuneSettings) -> None:
         from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - a second few need
 
         self.settings = settings
@@ -239,7 +277,7 @@ class _Tuner:
         )
         with warnings.catch_warnings():  # peft reads an attribute by its older name
             warnings.simplefilter("ignore", FutureWarning)
-            self.model: Any = get_peft_model(_plain(base), lora)
+            self.model: Any = get_peft_model(model, lora)
         self.examples = _examples(shop, settings)
         self.rng = np.random.default_rng(settings.seed)
         named = [(k, each) for k, each in self.model.named_parameters() if each.requires_grad]
@@ -249,11 +287,10 @@ class _Tuner:
         self.optimizer = torch.optim.AdamW(self.weights, weight_decay=0.01)
         self.step = 0
 
-    def run(self, steps: int, told: Callable[[int, float], None] | None) -> None:
-        for _ in range(steps):
-            loss = self._step()
-            if told is not None:
-                told(self.step, loss)
+    def run(self, until: int, done: Callable[[_Tuner, float], None]) -> None:
+        """Steps up to a number of them; done: told each one's loss."""
+        while self.step < until:
+            done(self, self._step())
 
     def _step(self) -> float:
         self.step += 1
@@ -299,9 +336,141 @@ class _Tuner:
         for weight, value in zip(self.weights, weights, strict=True):
             weight.copy_(value)
 
-    def save(self, out: Path) -> None:
+    def save(self, out: Path, *, whole: bool) -> None:
+        """Write the adapter, or the network with it, aside and then in place."""
+        part = out.with_name(out.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
         with self.averaged():
-            self.model.save_pretrained(str(out), safe_serialization=True)
+            written = copy.deepcopy(self.model).merge_and_unload() if whole else self.model
+            written.save_pretrained(str(part), safe_serialization=True)
+        shutil.rmtree(out, ignore_errors=True)
+        part.rename(out)
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, their means and moments, by name."""
+        found = {f"live.{n}": w.detach() for n, w in enumerate(self.weights)}
+        found |= {f"average.{n}": w for n, w in enumerate(self.average)}
+        for number, values in self.optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{number}.{name}": value for name, value in values.items()}
+        return {name: value.clone().contiguous() for name, value in found.items()}
+
+    def restore(self, tensors: dict[str, Tensor], step: int, rng: dict[str, Any]) -> None:
+        self._load([tensors[f"live.{n}"] for n in range(len(self.weights))])
+        self.average = [tensors[f"average.{n}"] for n in range(len(self.weights))]
+        whole = self.optimizer.state_dict()
+        for name, value in tensors.items():
+            kind, *place = name.split(".")
+            if kind == "optimizer":
+                whole["state"].setdefault(int(place[0]), {})[place[1]] = value
+        self.optimizer.load_state_dict(whole)
+        self.step, self.rng.bit_generator.state = step, rng
+
+
+class _State:
+    """Where a run stands, on disk, and what is told of it."""
+
+    def __init__(
+        self,
+        directory: Path,
+        key: str,
+        settings: FineTuneSettings,
+        told: Callable[[TrainProgress], None] | None,
+    ) -> None:
+        self.path = directory / "events.safetensors"
+        self.key, self.settings, self.told = key, settings, told or (lambda _: None)
+        self.phase, self.steps = "", 0
+        self.best = (0, math.inf)
+        self.active_s, self.score = 0.0, math.nan
+        self.since = self.saved = time.monotonic()
+        directory.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def late(self) -> bool:
+        """Whether half of the time is gone: the other half is for everything."""
+        return self.settings.budget_s is not None and self.active_s > self.settings.budget_s / 2
+
+    def begin(
+        self,
+        tuner: _Tuner,
+        phase: str,
+        *,
+        steps: int,
+        best: tuple[int, float] | None = None,
+        scores: dict[str, float] | None = None,
+    ) -> None:
+        """Begin a phase, or go on with it."""
+        self.phase, self.steps = phase, steps
+        self.best = best or self.best
+        self.score = self.best[1] if scores is None else scores["tuned"]
+        self.since = time.monotonic()
+        if not self.path.exists():
+            return
+        with safe_open(self.path, framework="pt") as file:
+            facts = json.loads(file.metadata()["facts"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if facts["key"] != self.key:
+            raise ModelError(
+                f"{self.path.parent.name} holds the state of another run; choose another state "
+                "directory"
+            )
+        if facts["phase"] == phase or phase == "before":
+            self.active_s = facts["active_s"]
+            self.best, self.score = (facts["best"][0], facts["best"][1]), facts["score"]
+        if facts["phase"] == phase:
+            tuner.restore(tensors, facts["step"], facts["rng"])
+        elif phase == "before":
+            tuner.step = steps  # it has been chosen
+
+    def step(self, tuner: _Tuner, loss: float) -> None:
+        """A step was done."""
+        now = time.monotonic()
+        self.active_s, self.since = self.active_s + now - self.since, now
+        self.tell(tuner, loss)
+        if now - self.saved > self.settings.save_every_s:
+            self.save(tuner)
+
+    def look(self, tuner: _Tuner, score: float) -> None:
+        """The network was judged."""
+        self.score = score
+        if score < self.best[1]:
+            self.best = (tuner.step, score)
+        self.save(tuner)
+        self.tell(tuner, math.nan, looked=True)
+
+    def tell(self, tuner: _Tuner, loss: float, *, looked: bool = False) -> None:
+        half = tuner.step / self.steps / 2
+        share = half if self.phase == "before" else 0.5 + half
+        left = self.active_s * (1 - share) / share if share else math.nan
+        self.told(
+            TrainProgress(
+                step=tuner.step,
+                steps=self.steps,
+                loss=loss,
+                validation=self.score,
+                best=self.best[1],
+                best_step=self.best[0],
+                share=share,
+                active_s=self.active_s,
+                eta_s=left,
+                looked=looked,
+            )
+        )
+
+    def save(self, tuner: _Tuner) -> None:
+        """Write aside, then in place."""
+        facts = {
+            "key": self.key,
+            "phase": self.phase,
+            "step": tuner.step,
+            "rng": tuner.rng.bit_generator.state,
+            "active_s": self.active_s,
+            "best": self.best,
+            "score": self.score,
+        }
+        beside = self.path.with_suffix(".part")
+        save_file(tuner.state(), beside, metadata={"facts": json.dumps(facts)})
+        beside.replace(self.path)
+        self.saved = time.monotonic()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

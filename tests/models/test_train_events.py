@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,10 @@ from models.train_events import FineTuneSettings, Moment, _examples, fine_tune, 
 from tests.models.test_events import save_tiny
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from models.tuning import TrainProgress
 
 QUICK = FineTuneSettings(rank=2, steps=12, looks=2, rows=48, cuts=3, judged=100, learning_rate=0.02)
 
@@ -39,9 +43,14 @@ def test_a_network_that_knows_nothing_learns_but_must_beat_bg_nbd(
 ) -> None:
     told: list[int] = []
     result = fine_tune(
-        base, shop(), tmp_path / "out", settings=QUICK, told=lambda step, _: told.append(step)
+        base,
+        shop(),
+        tmp_path / "out",
+        state=tmp_path / "state",
+        settings=QUICK,
+        told=lambda progress: told.append(progress.step),
     )
-    assert told[:12] == list(range(1, 13))
+    assert [step for step, before in pairwise([*told, 0]) if step != before][:12] == [*range(1, 13)]
     assert result.scores["tuned"] < result.scores["zero_shot"] - 0.02
     assert result.accepted == (result.scores["tuned"] < result.scores["bg_nbd"])
     assert (tmp_path / "out" / "adapter_config.json").exists() == result.accepted
@@ -51,24 +60,75 @@ def test_a_network_that_knows_nothing_learns_but_must_beat_bg_nbd(
 
 def test_an_accepted_adapter_serves(base: Path, tmp_path: Path) -> None:
     lenient = replace(QUICK, margin=-10.0)
-    result = fine_tune(base, shop(), tmp_path / "out", settings=lenient)
+    parts = (base, shop(), tmp_path / "out")
+    result = fine_tune(*parts, state=tmp_path / "state", settings=lenient)
     assert result.accepted
     tuned = EventsNetwork.load(tmp_path / "out", base, device="cpu")
     assert tuned.fingerprint != EventsNetwork.load(base, device="cpu").fingerprint
 
 
 def test_whoever_asks_may_stop_it(base: Path, tmp_path: Path) -> None:
-    def stop(step: int, _: float) -> None:
-        if step == 2:
+    parts = (base, shop(), tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(*parts, state=tmp_path / "state", settings=QUICK, told=stop_at(1, 2))
+
+
+def stop_at(time: int, step: int) -> Callable[[TrainProgress], None]:
+    """Stop when a step is told for the nth time: first before the gate, then on everything."""
+    told: list[int] = []
+
+    def stop(progress: TrainProgress) -> None:
+        if not progress.looked:
+            told.append(progress.step)
+        if told.count(step) == time:
             raise KeyboardInterrupt
 
+    return stop
+
+
+@pytest.mark.parametrize("time", [1, 2])
+def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
+    time: int, base: Path, tmp_path: Path
+) -> None:
+    settings = replace(QUICK, margin=-10.0, save_every_s=1e-9)
+    whole = fine_tune(base, shop(), tmp_path / "one", state=tmp_path / "a", settings=settings)
+    parts, state = (base, shop(), tmp_path / "two"), tmp_path / "b"
     with pytest.raises(KeyboardInterrupt):
-        fine_tune(base, shop(), tmp_path / "out", settings=QUICK, told=stop)
+        fine_tune(*parts, state=state, settings=settings, told=stop_at(time, 4))
+    assert not (tmp_path / "two").exists()
+    shares: list[float] = []
+    resumed = fine_tune(
+        *parts, state=state, settings=settings, told=lambda p: shares.append(p.share)
+    )
+    assert shares[0] > 0.1 + 0.5 * (time - 1)
+    assert resumed.scores == pytest.approx(whole.scores)
+    name = "adapter_model.safetensors"
+    assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    with pytest.raises(ModelError, match="state of another run"):
+        fine_tune(base, shop(seed=3), tmp_path / "three", state=state, settings=settings)
+
+
+def test_an_adapter_is_tuned_further_as_a_whole(base: Path, tmp_path: Path) -> None:
+    lenient = replace(QUICK, margin=-10.0)
+    first, second = tmp_path / "first", tmp_path / "second"
+    fine_tune(base, shop(), first, state=tmp_path / "a", settings=lenient)
+    again = fine_tune(
+        first, shop(seed=4), second, state=tmp_path / "b", settings=lenient, base_of=base
+    )
+    assert again.whole
+    if again.accepted:
+        EventsNetwork.load(second, device="cpu")
+
+
+def test_a_budget_of_time_is_honoured(base: Path, tmp_path: Path) -> None:
+    hurried = replace(QUICK, steps=10_000, looks=1000, budget_s=2.0)
+    made = fine_tune(base, shop(), tmp_path / "out", state=tmp_path / "state", settings=hurried)
+    assert made.steps < 1000
 
 
 def test_a_shop_without_a_past_is_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="needs 100 customers"):
-        fine_tune(base, shop(30), tmp_path / "out", settings=QUICK)
+        fine_tune(base, shop(30), tmp_path / "out", state=tmp_path / "state", settings=QUICK)
 
 
 def test_examples_are_earlier_moments() -> None:
