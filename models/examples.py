@@ -120,7 +120,7 @@ class Examples:
             non_negative=bool((history[~np.isnan(history)] >= 0).all()),
         )
         truth = np.full(ahead.stop - cut, np.nan)
-        seen = record.target[cut : cut + self.horizon]
+        seen = record.target[cut : cut + min(self.horizon, len(truth))]
         truth[: len(seen)] = seen
         return SeriesTask((series,), len(truth), self.levels), truth
 

@@ -576,6 +576,7 @@ class _Trainer(Trainer):
         *_: object,
         **__: object,
     ) -> Tensor:
+        self.tuner.tell()  # who wants to stop it waits no longer than for one way there or back
         loss = loss_of(model, Batch(**inputs), self.tuner.settings)
         self.tuner.losses = [*self.tuner.losses[-49:], float(loss.detach())]
         return loss
