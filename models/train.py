@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
+from transformers.utils.logging import disable_progress_bar
 
 from models.base import ModelError
 from models.checkpoint import CONFIG, WEIGHTS
@@ -651,7 +652,8 @@ def _trackers(report_to: str) -> list[str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what libraries say of their own future."""
+    """Without what libraries say of their own future, and without their bars of progress."""
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
