@@ -105,7 +105,7 @@ class Examples:
     def _at(
         self, record: Record, cut: int, rng: np.random.Generator
     ) -> tuple[SeriesTask, FloatArray]:
-        past = slice(self._start(record, cut, rng), cut)
+        past = slice(self._start(cut, rng), cut)
         ahead = slice(cut, cut + self.shape.patches * self.shape.patch)
         history = record.target[past].copy()
         if "gaps" in self.augment and rng.random() < 0.1:
@@ -124,12 +124,12 @@ class Examples:
         truth[: len(seen)] = seen
         return SeriesTask((series,), len(truth), self.levels), truth
 
-    def _start(self, record: Record, cut: int, rng: np.random.Generator) -> int:
+    def _start(self, cut: int, rng: np.random.Generator) -> int:
         first = max(0, cut - self.shape.context_length)
         if "crop" in self.augment and rng.random() < 0.3:
             latest = max(first, cut - 4 * LEAST_HISTORY)
             first = int(rng.integers(first, latest + 1))
-        return first if np.nanmax(np.abs(record.target[first:cut]), initial=0.0) > 0 else 0
+        return first
 
     def _bare(self, rng: np.random.Generator) -> bool:
         return "covariates" in self.augment and rng.random() < 0.15

@@ -245,7 +245,7 @@ class _Tuner:
         self.state.mkdir(parents=True, exist_ok=True)
         run_file = self.state / "run.json"
         if not run_file.exists():
-            run_file.write_text(json.dumps({"key": self.lessons.key}), encoding="utf-8")
+            _write(run_file, {"key": self.lessons.key})
         elif json.loads(run_file.read_text(encoding="utf-8"))["key"] != self.lessons.key:
             raise ModelError(
                 f"{self.state.name} holds the state of another run; choose another state directory"
@@ -409,10 +409,11 @@ class _Tuner:
 
     def save(self, directory: Path) -> None:
         """Add to a saved state what Trainer does not keep."""
-        save_file(_plain(self.weights.average), directory / "average.safetensors")
-        save_file(_plain(self.weights.best), directory / "best.safetensors")
-        text = json.dumps(dataclasses.asdict(self.standing))
-        (directory / "standing.json").write_text(text, encoding="utf-8")
+        for name, weights in (("average", self.weights.average), ("best", self.weights.best)):
+            beside = directory / f"{name}.part"
+            save_file(_plain(weights), beside)
+            beside.replace(directory / f"{name}.safetensors")
+        _write(directory / "standing.json", dataclasses.asdict(self.standing))
 
     def write(self, out: Path) -> Trained:
         """Write the best weights aside, then in place."""
@@ -465,6 +466,13 @@ class _Tuner:
 
 def _plain(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
+
+
+def _write(path: Path, facts: dict[str, Any]) -> None:
+    """JSON, written aside and then in place."""
+    beside = path.with_suffix(".part")
+    beside.write_text(json.dumps(facts), encoding="utf-8")
+    beside.replace(path)
 
 
 def _number(path: Path) -> int:
@@ -584,20 +592,19 @@ class _Trainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:  # noqa: ANN401
         """Write aside, rename, and drop the ones before."""
-        part = self.tuner.state / "part"
+        name = f"{_SAVED}{self.state.global_step}"
+        place, part = self.tuner.state / name, self.tuner.state / "part"
+        if place.exists():  # the weights there are these; only what was found has changed
+            self.tuner.save(place)
+            return
         shutil.rmtree(part, ignore_errors=True)
         self.args.output_dir = str(part)
         super()._save_checkpoint(model, trial)
         self.args.output_dir = str(self.tuner.state)
-        name = f"{_SAVED}{self.state.global_step}"
         self.tuner.save(part / name)
-        before = list(self.tuner.state.glob(f"{_SAVED}*"))
-        target = self.tuner.state / name
-        if target in before:
-            target.rename(part / "before")
-        (part / name).rename(target)
-        for old in before:
-            if old != target:
+        (part / name).rename(place)
+        for old in self.tuner.state.glob(f"{_SAVED}*"):
+            if old != place:
                 shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(part, ignore_errors=True)
 
