@@ -3,6 +3,7 @@
 Invariant: of the events that are sent, statistics are kept and nothing else.
 """
 
+import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -15,14 +16,16 @@ from starlette.responses import Response
 from app.api.access import check_shop
 from app.api.bodies import parse
 from app.api.deps import body_of, deadline_of, resources_of
-from app.api.events import Ask, Crowd, CustomerInput, read_customers
+from app.api.events import Ask, CustomerInput, read_customers
 from app.api.exchange import Exchange, exchange_of
-from app.api.issues import Issues, Place
+from app.api.issues import Issues, Place, shown
 from app.api.purchase import FIELDS, MOST_NAMES, Parameters
 from app.api.purchase_words import ProfileResponse
 from app.api.questions import Reader
 from app.errors import InvalidInputError, Issue
+from app.moments import Clock, Moment
 from app.profiles import Profile
+from app.resources import Resources
 from app.settings import Settings
 from app.shops import SHOP, SHOP_WORDS
 from models.base import FloatArray
@@ -40,13 +43,25 @@ Shop = Annotated[str, Path(description=f"Name of the shop; {SHOP_WORDS}.", examp
 class _Told:
     """What a body says of a shop."""
 
-    crowd: Crowd
+    as_of: Moment
     customers: int
+    events: int
     context: FloatArray
+    inputs: tuple[CustomerInput, ...] = ()
+    warnings: tuple[Issue, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Named:
+    """A body that names a data set. as_of: None for the hour after its latest event."""
+
+    dataset_id: str
+    clock: Clock
+    as_of: Moment | None
 
     @property
     def inputs(self) -> tuple[CustomerInput, ...]:
-        return self.crowd.inputs
+        return ()
 
 
 def profiles() -> APIRouter:
@@ -58,11 +73,15 @@ def profiles() -> APIRouter:
         PATH, name="put_profile", response_model=ProfileResponse, openapi_extra=_described_body()
     )
     async def put_profile(request: Request, shop: Shop) -> Response:
-        """Make the profile of a shop from its customers' events, in place of the one it had."""
+        """Make the profile of a shop in place of the one it had: from its customers' events, or
+        from a data set of events by `dataset_id`.
+        """
         exchange = exchange_of(request.scope)
         name, deadline_s = _name(shop, exchange), deadline_of(exchange)
         body = await body_of(exchange, request.receive, deadline_s)
         told = await reader.question(body, exchange, deadline_s)
+        if isinstance(told, _Named):
+            told = await asyncio.to_thread(_from_dataset, told, exchange.resources)
         stored = await resources_of(request).profiles.put(_profile(name, told))
         return _json(_shown(stored) | {"warnings": _warnings(told)})
 
@@ -97,15 +116,19 @@ def _name(shop: str, exchange: Exchange) -> str:
     return shop
 
 
-def _read(body: bytes, limits: Settings) -> _Told:
+def _read(body: bytes, limits: Settings) -> _Told | _Named:
     """What a body says. Raises MalformedError, InvalidInputError."""
     issues = Issues()
-    fields = issues.fields(parse(body, most_names=MOST_NAMES), Place((), ""), FIELDS)
+    fields = issues.fields(
+        parse(body, most_names=MOST_NAMES), Place((), ""), FIELDS | {"dataset_id"}
+    )
     if fields is None:
         issues.settle()
         raise AssertionError("settled")
     parameters = Parameters(fields.get("parameters"), PARAMETERS, limits, issues)
     clock = parameters.clock()
+    if fields.get("dataset_id") is not None:
+        return _named(fields, clock, parameters.as_of(clock), issues)
     ask = Ask(clock, parameters.as_of(clock), limits.max_customers, record=True)
     crowd = read_customers(fields.get("inputs"), ask, limits, issues=issues)
     issues.settle()
@@ -118,7 +141,38 @@ def _read(body: bytes, limits: Settings) -> _Told:
         )
         issues.add(Place(("inputs",), "inputs"), msg, "too_few_customers")
         issues.settle()
-    return _Told(crowd, len(known), context_of(known))
+    return _Told(
+        crowd.as_of, len(known), crowd.events, context_of(known), crowd.inputs, crowd.warnings
+    )
+
+
+def _named(fields: dict[str, object], clock: Clock, as_of: Moment | None, issues: Issues) -> _Named:
+    raw, place = fields["dataset_id"], Place(("dataset_id",), "dataset_id")
+    if fields.get("inputs") is not None:
+        issues.add(place, "send either that or inputs", "both_given")
+    if not isinstance(raw, str):
+        issues.add(place, f"must be the id of a data set, not {shown(raw)}", "dataset_id")
+    if as_of is not None and as_of.zoned and clock.zone is None:
+        at = Place(("parameters", "as_of"), "parameters.as_of")
+        issues.add(at, "has a zone, a data set has local times; say parameters.timezone", "zone")
+    issues.settle()
+    return _Named(str(raw), clock, as_of)
+
+
+def _from_dataset(named: _Named, resources: Resources) -> _Told:
+    """Of no more customers than a profile is made from. Raises as Datasets.population."""
+    most = resources.settings.max_customers
+    people, as_of = resources.datasets.population(
+        named.dataset_id, named.as_of, most_customers=most
+    )
+    if len(people) < FEWEST:
+        msg = (
+            f"dataset_id: has {len(people):,} customers with events before {as_of.written()}; a "
+            f"profile needs at least {FEWEST}"
+        )
+        raise InvalidInputError((Issue(("dataset_id",), msg, "too_few_customers"),))
+    known = named.clock.moment(as_of.local.isoformat())
+    return _Told(known, len(people), int(people.starts[-1]), context_of(people))
 
 
 def _profile(shop: str, told: _Told) -> Profile:
@@ -126,15 +180,15 @@ def _profile(shop: str, told: _Told) -> Profile:
         shop=shop,
         version=0,  # the database numbers it
         context=told.context,
-        data_until=told.crowd.as_of,
+        data_until=told.as_of,
         customers=told.customers,
-        events=told.crowd.events,
+        events=told.events,
         updated_at=datetime.now(UTC),
     )
 
 
 def _warnings(told: _Told) -> list[dict[str, Any]]:
-    issues = list(told.crowd.warnings)
+    issues = list(told.warnings)
     if told.customers < ENOUGH:
         msg = f"inputs: a profile of {told.customers} customers is rough; {ENOUGH} are better"
         issues.append(Issue(("inputs",), msg, "few_customers"))

@@ -259,9 +259,10 @@ class ProfileRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    inputs: Annotated[list[CustomerRequest], Field(min_length=50)] = Field(
-        description="All customers, or a fair sample of them; at most 50,000 by default."
+    inputs: Annotated[list[CustomerRequest], Field(min_length=50)] | None = Field(
+        None, description="All customers, or a fair sample of them; at most 50,000 by default."
     )
+    dataset_id: str | None = Field(None, description="A data set of events in place of inputs.")
     parameters: ProfileParameters | None = None
 
 

@@ -15,6 +15,7 @@ from app.settings import Settings
 from tests.app.api.conftest import Ask
 from tests.app.api.test_purchase import AS_OF, PATH, bought, crowd, customer
 from tests.app.networks import Rates
+from tests.app.test_intake import EVENTS
 
 NOBODY = customer(customer_id="nobody")
 
@@ -92,6 +93,27 @@ def test_what_makes_no_profile_is_refused(
     assert issue["loc"] == loc
     assert words in issue["msg"]
     assert shop.get("/shops/broken/profile").status_code == 404
+
+
+def test_a_profile_is_made_of_a_data_set(shop: httpx.Client) -> None:
+    text = "\n".join(["customer,date,amount", *EVENTS])
+    made = shop.post("/datasets", files={"file": ("orders.csv", text)}, data={"kind": "events"})
+    body = {"dataset_id": made.json()["id"]}
+    profile = shop.put("/shops/orders/profile", json=body).json()
+    assert (profile["customers"], profile["events"]) == (130, 400)
+    assert profile["data_until"] == "2026-09-16T11:00:00"
+    early = {"as_of": "2026-07-01", "timezone": "Europe/Berlin"}
+    until = shop.put("/shops/orders/profile", json=body | {"parameters": early}).json()
+    assert (until["data_until"], until["version"]) == ("2026-07-01T00:00:00+02:00", 2)
+    for wrong, status, words in (
+        ({"dataset_id": "ds_0123456789abcdef"}, 404, "there is no data set"),
+        (body | {"inputs": crowd(60)}, 422, "send either that or inputs"),
+        (body | {"parameters": {"as_of": "2026-07-01T00:00:00Z"}}, 422, "parameters.timezone"),
+        (body | {"parameters": {"as_of": "2020-01-01"}}, 422, "nobody has an event before"),
+    ):
+        response = shop.put("/shops/orders/profile", json=wrong)
+        assert response.status_code == status, response.text
+        assert words in response.json()["detail"]
 
 
 def test_a_rough_profile_is_stored_with_a_warning(shop: httpx.Client) -> None:
