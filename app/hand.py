@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from app import logs
 from app.desk import Desk, Facts, Roads, Told
-from app.errors import InvalidInputError, JobError, ShopcastError
+from app.errors import InvalidInputError, JobError, ShopcastError, UnavailableError
 from app.jobs import Job, directory_of
 from app.settings import Settings
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 POLL_S = 0.5  # how soon a wish to stop is seen
 DIES_WITHIN_S = 10.0
+PATIENCE_S = 300.0  # for a database that is away in the middle of a job
+AGAIN_S = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -123,11 +126,23 @@ def _work(roads: Roads, settings: Settings, job: Job, pipe: Connection) -> None:
         step, desk.facts = pipe.recv()
         try:
             steps = steps or roads(job.kind).open(desk)
-            pipe.send(("done", steps[step]()))
+            pipe.send(("done", _patiently(steps[step])))
         except Exception as error:  # noqa: BLE001 - of the worker: the job's failure is recorded
             pipe.send(("failed", _reason(error, step, job.id)))
             os.close(guard)
             return
+
+
+def _patiently(work: Callable[[], Facts]) -> Facts:
+    """Do a step, again while the database is away."""
+    ends_s = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return work()
+        except UnavailableError as error:
+            if error.reason != "database" or time.monotonic() > ends_s:
+                raise
+            time.sleep(AGAIN_S)
 
 
 def _alone_in(directory: Path) -> int:

@@ -587,7 +587,7 @@ def _best_gains(session: Session) -> dict[str, float]:
     )
     best: dict[str, float] = {}
     for model, facts in session.execute(query.order_by(JobRow.created_at.desc()).limit(1000)):
-        gain = facts.get("gate", {}).get("gain")
+        gain = facts.get("gate", {}).get("gain", {}).get("gain")
         if gain is not None:
             best[model] = max(gain, best.get(model, gain))
     return best

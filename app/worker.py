@@ -29,7 +29,7 @@ from app import logs
 from app.db import is_local, migrate, open_database
 from app.desk import Facts, Road, Roads, Told
 from app.diary import Diary
-from app.errors import ConfigurationError, JobError
+from app.errors import ConfigurationError, JobError, UnavailableError
 from app.hand import Hand
 from app.jobs import (
     GONE,
@@ -43,9 +43,11 @@ from app.jobs import (
     directory_of,
     thinned,
 )
+from app.retrain import settled
 from app.roads import VERSION, road_of
 from app.schedules import Schedules
 from app.settings import Settings
+from app.versions import Versions
 
 if TYPE_CHECKING:
     from dbos import DBOSConfig
@@ -126,6 +128,7 @@ class _Office:
             prepare(settings.database)
         self._database = open_database(settings.database)
         self._book, self._schedules = Book(self._database), Schedules(self._database)
+        self._versions = Versions(self._database, settings)
         try:
             self._book.beat(self.name, VERSION)
             self._launch()
@@ -142,7 +145,7 @@ class _Office:
         while not self._stopping.wait(TURN_S):
             try:
                 self._turn()
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, UnavailableError) as error:
                 self._others.clear()  # nobody could show that he is alive
                 if not down:
                     log.warning("database_down", error=type(error).__name__)
@@ -189,6 +192,7 @@ class _Office:
         for job in self._book.waiting(VERSION):
             if job.road is None or job.road not in roads:
                 self._put_on(job)
+        self._settle()
         now_s = time.monotonic()
         if now_s - self._compared_s > COMPARE_S:
             self._compared_s = now_s
@@ -255,6 +259,13 @@ class _Office:
             if job.road == VERSION:
                 self._enqueue(job.id)  # changes nothing if it is there
 
+    def _settle(self) -> None:
+        """End the jobs that waited for a promotion which has come, or cannot come any more."""
+        for job in self._book.in_state("awaiting_promotion"):
+            state = settled(job, self._versions)
+            if state is not None:
+                self._book.settle(job.id, state)
+
     def _sweep(self) -> None:
         """Forget the jobs that ended long ago, with their files."""
         before = datetime.now(UTC) - timedelta(days=self._settings.keep_jobs_days)
@@ -277,8 +288,13 @@ class _Office:
         job = self._patiently(lambda: self._book.take(job_id, self.name))
         if job is None:
             return "was not to be done any more"
-        errand = _Errand(job, self._roads(job.kind), self._book, self.name)
         diary = Diary(directory_of(self._settings.data_dir, job_id))
+        try:
+            road = self._roads(job.kind)
+        except JobError as refusal:
+            self._end(job, diary, state="failed", error=str(refusal))
+            return "failed"
+        errand = _Errand(job, road, self._book, self.name)
         hand = self._hands[job_id] = Hand(self._roads, self._settings, job)
         log.info("job_begins", job=job_id, kind=job.kind)
         diary.write(f"{job.kind} of {job.model} is run by {self.name}")

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = (
     *(["serve"], ["predict", "sales"], ["predict", "inventory"], ["predict", "purchase"]),
-    *(["backtest", "sales"], ["backtest", "purchase"]),
+    *(["backtest", "sales"], ["backtest", "purchase"], ["finetune", "sales"]),
 )
 ADDRESS = "http://127.0.0.1:8000"
 

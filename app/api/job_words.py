@@ -15,11 +15,12 @@ from app.jobs import KINDS, Asked, Job, Kind, State
 from app.schedules import Schedule
 from models.base import ModelError
 from models.recipe import settings_of
+from models.tuning import TrainSettings
 
 MOST_LEVELS = 99
 LONGEST_DAYS = 730
-#: Kinds whose further fields are settings of the training.
-TRAINING: tuple[Kind, ...] = ("finetune", "search", "distill")
+#: What this release does, by the model.
+DONE: dict[str, tuple[Kind, ...]] = {"sales": ("finetune", "evaluate")}
 
 Model = Annotated[
     Literal["sales", "purchase"], Field(description="The model, by its name in answers.")
@@ -232,6 +233,10 @@ def read_job(raw: object) -> Asked:
         words = _ANY.validate_python(raw)
     except ValidationError as error:
         raise InvalidInputError(issues_of(error, without=1)) from error
+    if words.kind not in DONE.get(words.model, ()):
+        done = "; ".join(f"{', '.join(kinds)} of {model}" for model, kinds in DONE.items())
+        msg = f"kind: {words.kind} of {words.model} is not done by this release, which does {done}"
+        raise InvalidInputError((Issue(("kind",), msg, "kind"),))
     details = words.model_dump(exclude={"kind", "model", "dataset_id"})
     if isinstance(words, FinetuneRequest):
         _check_training(words)
@@ -240,12 +245,13 @@ def read_job(raw: object) -> Asked:
 
 def _check_training(words: FinetuneRequest) -> None:
     """Refuse settings of the training that are none, or cannot be."""
-    if words.model == "sales":
-        from models.tuning import TrainSettings as Settings  # noqa: PLC0415 - of either network
-    else:
-        from models.train_events import FineTuneSettings as Settings  # noqa: PLC0415 - has torch
+    kind: type = TrainSettings
+    if words.model == "purchase":
+        from models.train_events import FineTuneSettings  # noqa: PLC0415 - it has torch
+
+        kind = FineTuneSettings
     try:
-        settings_of(Settings, words.model_extra or {})
+        settings_of(kind, words.model_extra or {})
     except ModelError as error:
         raise InvalidInputError((Issue((), str(error), "setting"),)) from error
 

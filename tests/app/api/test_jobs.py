@@ -76,7 +76,7 @@ def test_what_cannot_be_done_is_told(place: Place) -> None:
     assert "no such field" in place.refused(kind="evaluate", trials=3)
     assert "'colour' is no setting" in place.refused(colour="red")
     assert "attention takes no keys" in place.refused(method="prefix")
-    assert "learning_rate must be above 0" in place.refused(learning_rate=0)
+    assert "rate must be above 0" in place.refused(learning_rate=0)
     assert "steps must be a whole number" in place.refused(steps="many")
     assert place.client.post("/jobs", json=[]).status_code == 422
     assert place.client.post("/jobs", content=b"{").status_code == 415

@@ -1,0 +1,194 @@
+"""Retraining from a file to a version that serves, by a real worker on a tiny network."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pandas as pd
+import pytest
+
+from app import diary
+from app.api.job_words import read_job
+from app.datasets import Datasets
+from app.db import migrate, open_database
+from app.intake import Order
+from app.jobs import Book, Job, directory_of
+from app.metrics import Metrics
+from app.settings import Settings
+from app.versions import PRODUCTION, Manifest, Versions
+from app.worker import prepare
+from models.checkpoint import shipped
+
+PATIENCE_S = 100.0
+COMMAND = "from app.settings import Settings; from app.worker import run; run(Settings())"
+QUICK = {"steps": 20, "rows": 16, "look_every": 10, "validation": 1, "replay": 0.0, "origins": 1}
+
+
+class Shop:
+    """A data directory with a version in production, and a worker on it."""
+
+    def __init__(self, directory: Path, checkpoint: Path) -> None:
+        self.settings = Settings(data_dir=directory, threads=1)
+        migrate(self.settings.database)
+        prepare(self.settings.database)
+        database = open_database(self.settings.database)
+        self.book, self.versions = Book(database), Versions(database, self.settings)
+        self.datasets = Datasets(database, self.settings, Metrics())
+        self.versions.register("sales", checkpoint, Manifest("settings"))
+        self.versions.promote("sales", 1, actor="test")
+        self.log = directory / "worker.log"
+        self.worker = self._start()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        own = {"SHOPCAST_DATA_DIR": str(self.settings.data_dir), "SHOPCAST_THREADS": "1"}
+        with self.log.open("w") as log:
+            return subprocess.Popen(  # noqa: S603 - our own command
+                [sys.executable, "-c", COMMAND],
+                env=os.environ | own | {"SHOPCAST_JOB_NICE": "0"},
+                stdout=log,
+                stderr=log,
+            )
+
+    def dataset(self, table: pd.DataFrame, name: str = "sales") -> str:
+        file = self.settings.data_dir / f"{name}.csv"
+        table.to_csv(file, index=False)
+
+        async def add() -> str:
+            async with self.datasets.staging() as stage:
+                dataset, _ = await self.datasets.add(file, stage, Order("series"), name=name)
+                return dataset.id
+
+        return asyncio.run(add())
+
+    def done(self, dataset: str, **words: Any) -> Job:
+        """Ask for a job, and wait for its end."""
+        raw = {"kind": "finetune", "model": "sales", "dataset_id": dataset, **words}
+        job, _ = self.book.add(read_job(raw), actor="test")
+        ends_s = time.monotonic() + PATIENCE_S
+        while (found := self.book.get(job.id)).state in {"queued", "running"}:
+            assert time.monotonic() < ends_s, (found, self.log.read_text()[-3000:])
+            time.sleep(0.1)
+        return found
+
+    def files(self, job: Job) -> Path:
+        return directory_of(self.settings.data_dir, job.id)
+
+
+@pytest.fixture(scope="module")
+def shop(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    made = Shop(tmp_path_factory.mktemp("shop"), tiny_checkpoint)
+    yield made
+    made.worker.kill()
+    made.worker.wait()
+
+
+def sales(series: int = 8, periods: int = 120) -> pd.DataFrame:
+    """Days of weeks that repeat, of shops in two regions."""
+    rng = np.random.default_rng(1)
+    days = pd.date_range("2026-01-01", periods=periods, freq="D")
+    week = 20 + 10 * np.sin(2 * np.pi * np.arange(periods) / 7)
+    parts = [
+        pd.DataFrame(
+            {
+                "item_id": f"sku-{number}",
+                "timestamp": days,
+                "target": rng.poisson(week * rng.gamma(4, 1 / 4, periods)),
+                "region": "north" if number % 2 else "south",
+            }
+        )
+        for number in range(series)
+    ]
+    return pd.concat(parts)
+
+
+def test_a_better_version_is_registered_and_promoted(shop: Shop) -> None:
+    dataset = shop.dataset(sales())
+    parent = shop.versions.register("sales", shipped("series"), Manifest("shipped"))
+    words = QUICK | {"steps": 4, "look_every": 4, "origins": 2, "parent": parent}
+    job = shop.done(dataset, **words, prediction_length=7, segment="region")
+    assert (job.state, job.error) == ("succeeded", None)
+    verdict = job.facts["gate"]
+    assert verdict["accepted"], verdict
+    assert verdict["gain"]["low"] > 0
+    assert set(verdict["segments"]) == {"north", "south"}
+    assert {"production", "candidate", "seasonal naive"} <= set(job.facts["score"])
+    assert job.curve[-1].step == 4
+    number = job.facts["register"]["version"]
+    alias = shop.versions.alias("sales")
+    assert alias is not None
+    assert (alias.version, alias.changed_by) == (number, f"job:{job.id}")
+    manifest = shop.versions.get("sales", number).manifest
+    assert (manifest.parent, manifest.base) == (parent, parent)
+    assert (manifest.dataset_id, manifest.job_id) == (dataset, job.id)
+    assert manifest.trained_until == "2026-04-16T00:00:00"
+    assert manifest.evaluation["accepted"]
+    assert "held out" in diary.read(shop.files(job))
+    shop.versions.rollback("sales", actor="test")
+    assert shop.versions.alias("sales", PRODUCTION).version == 1  # type: ignore[union-attr]
+
+
+def test_one_that_is_not_better_changes_nothing(shop: Shop) -> None:
+    dataset = shop.dataset(sales())
+    before = shop.versions.all("sales")
+    job = shop.done(dataset, **QUICK, prediction_length=7, margin=0.99)
+    assert job.state == "succeeded"
+    assert not job.facts["gate"]["accepted"]
+    assert "does not beat the margin" in job.facts["gate"]["reasons"][0]
+    assert job.facts["register"]["version"] is None
+    assert shop.versions.all("sales") == before
+
+
+def test_one_that_a_person_promotes_waits_for_that(shop: Shop) -> None:
+    dataset = shop.dataset(sales())
+    job = shop.done(dataset, **QUICK, prediction_length=7, promote="manual")
+    assert job.state == "awaiting_promotion"
+    number = job.facts["register"]["version"]
+    assert shop.versions.alias("sales", "candidate").version == number  # type: ignore[union-attr]
+    shop.versions.promote("sales", number, actor="anna")
+    ends_s = time.monotonic() + PATIENCE_S
+    while shop.book.get(job.id).state != "succeeded":
+        assert time.monotonic() < ends_s
+        time.sleep(0.2)
+    shop.versions.rollback("sales", actor="anna")
+
+
+def test_what_its_data_cannot_carry_is_told(shop: Shop) -> None:
+    few = shop.done(shop.dataset(sales(series=2)), **QUICK)
+    assert "has 2 series with sales; at least 5 are needed" in str(few.error)
+    short = shop.done(shop.dataset(sales(periods=30)), **QUICK, prediction_length=28)
+    assert "lower `prediction_length` or `origins`" in str(short.error)
+    still = sales()
+    still["target"] = 3
+    flat = shop.done(shop.dataset(still), **QUICK, prediction_length=7)
+    assert "no series changes" in str(flat.error)
+    gone = shop.done("ds_0123456789abcdef", **QUICK)
+    assert "ds_0123456789abcdef" in str(gone.error)
+    unknown = shop.done(shop.dataset(sales()), **QUICK, parent=99)
+    assert "version 99 of sales does not exist" in str(unknown.error)
+    column = shop.done(shop.dataset(sales()), **QUICK, prediction_length=7, segment="colour")
+    assert "'colour'" in str(column.error)
+
+
+def test_a_version_is_not_judged_on_what_it_has_seen(shop: Shop) -> None:
+    dataset = shop.dataset(sales())
+    first = shop.done(dataset, **QUICK, prediction_length=7, promote="never", method="full")
+    number = first.facts["register"]["version"]
+    words = QUICK | {"origins": 2}
+    seen = shop.done(dataset, **words, prediction_length=7, parent=number)
+    assert f"version {number} of sales was trained on what lies up to 2026-04-23" in str(seen.error)
+
+
+def test_versions_are_scored_into_a_file(shop: Shop) -> None:
+    words = {"kind": "evaluate", "prediction_length": 7, "versions": ["production"]}
+    job = shop.done(shop.dataset(sales()), **words)
+    assert (job.state, job.error) == ("succeeded", None)
+    assert set(job.facts["score"]) == {"1", "seasonal naive"}
+    found = orjson.loads((shop.files(job) / job.facts["write"]["file"]).read_bytes())
+    assert len(found["scores"]) == 8 * 2 * 2
