@@ -9,10 +9,11 @@ BIN := .venv/bin
 SERVE := .venv/.installed
 DEV := .venv/.installed-dev
 BENCH := .venv/.installed-bench
+AUDIT := .venv/audit
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check bench format docs clean
+.PHONY: help serve test abuse audit check bench format docs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +24,14 @@ serve: $(SERVE)  ## install, migrate and serve on http://127.0.0.1:8000 (HOST=, 
 
 test: $(DEV)  ## run the tests
 	$(BIN)/python -m pytest
+
+abuse: $(DEV)  ## hurt the service in the long form, for most of an hour
+	SHOPCAST_ABUSE=long $(BIN)/python -m pytest tests/abuse
+
+audit: $(AUDIT)  ## known flaws of what is installed, and a list of it (build/sbom.json)
+	$(AUDIT)/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
+	@mkdir -p build
+	$(AUDIT)/bin/cyclonedx-py environment $(BIN)/python --output-format JSON --output-file build/sbom.json
 
 check: $(DEV)  ## formatting, lint, types, import directions, generated docs
 	$(BIN)/ruff format --check .
@@ -61,6 +70,11 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing (PyTorch is large; this takes some minutes once)" >&2
 	$(PIP) --editable '.[dev]'
 	@touch $(SERVE) $@
+
+# the auditors are kept apart from what they look at
+$(AUDIT): | $(SERVE)
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet pip-audit cyclonedx-bom
 
 # BentoML's own pins clash with these; it takes part by BENCH_FLAGS="--peer-python bentoml=PYTHON".
 $(BENCH): $(DEV)

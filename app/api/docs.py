@@ -214,12 +214,14 @@ def _answered(path: str, method: str) -> list[int]:
     stored = path.startswith(("/shops/", "/jobs", "/schedules", "/keys"))
     if path in {"/jobs", "/keys"} and method == "post":
         return [400, 401, 403, 413, 415, 421, 422, 429, 500, 503, 504]
-    written = [409] if path in {"/jobs/{id}/cancel", "/jobs/{id}/result"} else []
+    moved = path.startswith("/models/") and method != "get"
+    written = [409] if moved or path in {"/jobs/{id}/cancel", "/jobs/{id}/result"} else []
     return [
-        *([] if probes else [401, 403]),
+        *([] if probes else [400, 401, 403]),
         *([404, *written] if named else []),
+        *([413, 415] if moved and method == "post" else []),
         421,
-        *([422] if stored else []),
+        *([422] if stored or moved else []),
         *([] if probes else [429]),
         500,
         503,  # of the keys' database as well

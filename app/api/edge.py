@@ -32,7 +32,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 FORMS = frozenset({"/datasets"})  # where a body may be a form with a file
 WILDCARDS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - recognised, not listened on
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
-BODILESS = READS | {"DELETE"}  # what has no body that anybody would read
+WRITES = frozenset({"POST", "PUT", "PATCH"})  # with a body that somebody would read
 ONCE = (
     b"authorization",
     b"x-api-key",
@@ -116,13 +116,13 @@ class Edge:
 
     def _check_body(self, scope: Scope, headers: Headers) -> None:
         """Raise unless a body, if one is due, is of the right type and no larger than may be."""
-        if scope["method"] in BODILESS:
+        if scope["method"] not in WRITES:
             return
-        if scope["method"] == "POST" and scope["path"] not in self._hot and is_empty(headers):
-            return
+        hot = scope["path"] in self._hot
         if scope["method"] == "POST" and scope["path"] in FORMS and is_form(headers):
             self._check_length(headers, self._settings.max_upload_bytes + AROUND_BYTES)
-        elif scope["method"] == "POST" or scope["path"] not in self._hot:  # else it is a 405
+        # whatever else asks a hot path, or sends nothing, may be for no method of its path: 405
+        elif scope["method"] == "POST" if hot else not is_empty(headers):
             _check_type(headers)
             self._check_length(headers, self._settings.max_body_bytes)
 

@@ -241,7 +241,8 @@ class _Entry:
         return False
 
     def _covariates(self, history: int) -> tuple[Covariate, ...]:
-        if not self._raw.get("past_covariates") and not self._raw.get("future_covariates"):
+        covariates = (self._raw.get("past_covariates"), self._raw.get("future_covariates"))
+        if all(each is None or each == {} for each in covariates):
             return ()
         past = self._named("past_covariates")
         future = self._named("future_covariates")

@@ -27,7 +27,8 @@ Model = Annotated[
 ]
 DatasetId = Annotated[str, Field(pattern=r"^ds_[0-9a-f]{16}$", examples=["ds_0123456789abcdef"])]
 Version = Annotated[
-    int | str, Field(description="A version's number, or an alias.", examples=["production", 7])
+    int | str,
+    Field(description="A version's number, or an alias.", examples=["production", 7]),
 ]
 Horizon = Annotated[
     int | None,
@@ -44,7 +45,7 @@ Promote = Literal["if_better", "manual", "never"]
 
 
 class _Words(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class FinetuneRequest(_Words):

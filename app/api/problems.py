@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from app.api.exchange import exchange_of
 from app.errors import (
@@ -134,9 +135,18 @@ async def on_http_error(request: Request, error: Exception) -> Response:
         405: f"{exchange.method} is not for {_path(request)}",
     }.get(error.status_code, phrase)
     headers = {name.title(): value for name, value in (error.headers or {}).items()}
-    if headers.get("Allow") == "GET":
-        headers["Allow"] = "GET, HEAD"
+    if "Allow" in headers:
+        headers["Allow"] = ", ".join(_methods(request, headers["Allow"]))
     return problem(kind, detail, exchange.request_id, headers=headers)
+
+
+def _methods(request: Request, told: str) -> list[str]:
+    """What may be done with a path, by all its routes; the framework tells of the first one."""
+    found = set(told.split(", "))
+    for template, operations in request.app.openapi()["paths"].items():
+        if compile_path(template)[0].match(request.scope["path"]):
+            found |= {method.upper() for method in operations}
+    return sorted(found | ({"HEAD"} if "GET" in found else set()))
 
 
 async def on_validation_error(request: Request, error: Exception) -> Response:

@@ -36,7 +36,14 @@ FEWEST = 50  # customers with events; below, chance says more than the shop
 ENOUGH = 200
 PATH = "/shops/{shop}/profile"
 
-Shop = Annotated[str, Path(description=f"Name of the shop; {SHOP_WORDS}.", examples=["main"])]
+Shop = Annotated[
+    str,
+    Path(
+        description=f"Name of the shop; {SHOP_WORDS}.",
+        examples=["main"],
+        json_schema_extra={"pattern": f"^{SHOP.pattern}$"},  # checked here, in the service's words
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

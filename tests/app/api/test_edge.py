@@ -188,6 +188,8 @@ def test_head_is_counted_as_itself_and_refused_where_get_is(service: httpx.Clien
     refused = service.head("/predict/sales")
     assert (refused.status_code, refused.headers["Allow"]) == (405, "POST")
     assert service.put("/healthz", json={}).headers["Allow"] == "GET, HEAD"
+    unknown = service.request("TRACE", "/shops/main/profile")
+    assert (unknown.status_code, unknown.headers["Allow"]) == (405, "DELETE, GET, HEAD, PUT")
 
 
 @pytest.mark.parametrize(("accepted", "coding"), [("gzip, zstd", "zstd"), ("gzip", "gzip")])
@@ -224,7 +226,7 @@ def test_requests_are_counted_by_the_template_of_their_route(service: httpx.Clie
     text = service.get("/metrics").text
     assert 'shopcast_http_requests_total{method="GET",route="/models/{name}",status="200"}' in text
     assert 'shopcast_http_requests_total{method="GET",route="/models/{name}",status="404"}' in text
-    assert 'method="other",route="unknown",status="415"' in text
+    assert 'method="other",route="unknown",status="404"' in text
     assert 'route="/predict/sales"' in text
     assert "one-that-is-not" not in text
     assert "shopcast_http_in_flight 1.0" in text
