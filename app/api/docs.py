@@ -82,6 +82,7 @@ SECURITY = {
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
 PROBES = frozenset({"/healthz", "/readyz", "/ping"})
+MAY_CONFLICT = frozenset({"/jobs/{id}/cancel", "/jobs/{id}/result", "/datasets/{id}"})
 PROBLEMS = {
     400: "The body is not JSON, not UTF-8, or its compression is broken.",
     401: "A key is needed, or the one that is shown opens nothing (any more).",
@@ -206,16 +207,19 @@ def _described(app: FastAPI) -> dict[str, Any]:
     return schema
 
 
+MAY_CONFLICT = {"/jobs/{id}/cancel", "/jobs/{id}/result", "/datasets/{id}"}
+
+
 def _answered(path: str, method: str) -> list[int]:
     """What a path that does not predict may answer beside 200."""
     if method == "put":
         return [status for status in PROBLEMS if status != 404]
     named, probes = "{" in path, path in PROBES
-    stored = path.startswith(("/shops/", "/jobs", "/schedules", "/keys"))
-    if path in {"/jobs", "/keys"} and method == "post":
+    stored = path.startswith(("/shops/", "/jobs", "/schedules", "/keys", "/datasets"))
+    if path in {"/jobs", "/keys", "/datasets"} and method == "post":
         return [400, 401, 403, 413, 415, 421, 422, 429, 500, 503, 504]
     moved = path.startswith("/models/") and method != "get"
-    written = [409] if moved or path in {"/jobs/{id}/cancel", "/jobs/{id}/result"} else []
+    written = [409] if moved or path in MAY_CONFLICT else []
     return [
         *([] if probes else [400, 401, 403]),
         *([404, *written] if named else []),

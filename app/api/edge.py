@@ -119,7 +119,7 @@ class Edge:
         if scope["method"] not in WRITES:
             return
         hot = scope["path"] in self._hot
-        if scope["method"] == "POST" and scope["path"] in FORMS and is_form(headers):
+        if scope["path"] in FORMS and is_form(headers):
             self._check_length(headers, self._settings.max_upload_bytes + AROUND_BYTES)
         # whatever else asks a hot path, or sends nothing, may be for no method of its path: 405
         elif scope["method"] == "POST" if hot else not is_empty(headers):
