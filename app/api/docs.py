@@ -207,9 +207,6 @@ def _described(app: FastAPI) -> dict[str, Any]:
     return schema
 
 
-MAY_CONFLICT = {"/jobs/{id}/cancel", "/jobs/{id}/result", "/datasets/{id}"}
-
-
 def _answered(path: str, method: str) -> list[int]:
     """What a path that does not predict may answer beside 200."""
     if method == "put":

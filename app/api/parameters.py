@@ -10,8 +10,8 @@ from app.api.inputs import SalesInput
 from app.api.issues import Issues, Place, shown
 from app.errors import InvalidInputError
 from app.periods import parse_freq
-from app.registry import PRODUCTION
 from app.settings import Settings
+from app.versions import PRODUCTION
 
 
 class Parameters:
