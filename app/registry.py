@@ -229,7 +229,9 @@ class Registry:
             try:
                 return await self._fetch(name, number)
             except NotFoundError as error:
-                raise NotFoundError(f"{_unknown(name, alias)}: {error}") from error
+                aliases = ", ".join(self.aliases(name))
+                msg = f"{_unknown(name, alias)}: {error}; aliases are {aliases}"
+                raise NotFoundError(msg) from error
         self._live[name].move_to_end(number)
         return live
 

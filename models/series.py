@@ -368,8 +368,9 @@ def _asked(
     said = options.get("dtype")
     if said not in {None, "int8"}:
         raise CheckpointError(f"shopcast.dtype must be int8 or absent, not {said!r}")
-    here = runtime != "torch" and device_of(device).type == "cpu"
-    return "int8" if dtype == "auto" and said and here else dtype
+    if said is None or dtype != "auto" or runtime == "torch":
+        return dtype
+    return "int8" if device_of(device).type == "cpu" else dtype
 
 
 def _chosen(wanted: bool | None, options: dict[str, Any], name: str) -> bool:
