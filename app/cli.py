@@ -190,6 +190,9 @@ def main() -> None:
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that serve the port.", min=1, max=256)
+    ] = None,
     checkpoint: Checkpoint = None,
     base: Base = None,
     device: Device = None,
@@ -213,6 +216,7 @@ def serve(
     settings = _settings(
         host=host,
         port=port,
+        workers=workers,
         series_checkpoint=checkpoint,
         series_base=base,
         device=device,

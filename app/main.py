@@ -3,6 +3,7 @@
 Invariant: no logic; `create_app` opens nothing, and may be called again in the same process.
 """
 
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from app.api import datasets, health, inventory, jobs, keys, models, profiles, p
 from app.api.docs import describe, docs_of
 from app.api.edge import Edge
 from app.api.problems import on_error, on_http_error, on_validation_error
+from app.db import is_local, migrate
 from app.errors import ConfigurationError, ShopcastError
 from app.resources import open_resources
 from app.settings import Settings
@@ -67,9 +69,12 @@ def run(settings: Settings, *, beside: Callable[[Settings], None] | None = None)
     beside: what a process of its own does meanwhile, such as running jobs.
     """
     server.check_exposure(settings)
+    if settings.workers > 1 and is_local(settings.database):
+        migrate(settings.database)  # or they would all do it at once
     server.supervise(_serve, settings, beside=beside)
 
 
-def _serve(settings: Settings, complain: Connection) -> None:
-    """The process that `run` supervises."""
-    server.serve(create_app(settings, on_stuck=server.end_stuck), settings, complain)
+def _serve(settings: Settings, complain: Connection, listener: socket.socket | None = None) -> None:
+    """A process that `run` supervises."""
+    app = create_app(settings, on_stuck=server.end_stuck)
+    server.serve(app, settings, complain, listener)

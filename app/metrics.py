@@ -5,9 +5,13 @@ every label takes few values.
 """
 
 import asyncio
+import os
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -18,6 +22,7 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
     generate_latest,
+    multiprocess,
 )
 
 SECONDS = (
@@ -32,9 +37,13 @@ AUTH_FAILURES = (
     *("scope", "shop", "database"),
 )
 REDIS_FAILURES = ("late", "lost", "refused", "garbage")
+SHARED_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 MODELS = ("sales", "purchase")
 CONTEXTS = ("profile", "request", "prior")
 RATIO = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+Mode = Literal["livesum", "livemax", "livemin"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +64,8 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # halves what is scraped
         self.registry = CollectorRegistry()
+        self._shared = SHARED_DIRECTORY in os.environ  # where the library looks itself
+        self._gauges: list[_Polled] = []
         self._http_children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._http()
         self._work()
@@ -90,6 +101,9 @@ class Metrics:
 
     def drop_model(self, info: ModelInfo) -> None:
         """Stop showing a model version."""
+        if self._shared:  # what others may be showing cannot be taken away
+            self.model_info.labels(*_info_labels(info)).set(0)
+            return
         self.model_info.remove(*_info_labels(info))
         self.model_load_seconds.remove(info.name, str(info.version))
 
@@ -98,8 +112,27 @@ class Metrics:
         self._gauge("gpu_memory_bytes", "GPU memory held by the service.").set_function(used_bytes)
 
     def render(self) -> tuple[bytes, str]:
-        """All metrics as text, and its content type."""
-        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+        """All metrics as text, and its content type; those of every process that shares them."""
+        if not self._shared:
+            return generate_latest(self.registry), CONTENT_TYPE_LATEST
+        self.refresh()
+        every = CollectorRegistry()
+        multiprocess.MultiProcessCollector(every)  # type: ignore[no-untyped-call]
+        return generate_latest(every), CONTENT_TYPE_LATEST
+
+    def refresh(self) -> None:
+        """Write down what is otherwise read when the metrics are, for other processes to show."""
+        if not self._shared:
+            return
+        for gauge in self._gauges:
+            gauge.refresh()
+        for family in self._own.collect():
+            for sample in family.samples:
+                if isinstance(known := self._of_process[sample.name], Gauge):
+                    known.set(sample.value)
+                else:
+                    known.inc(max(0.0, sample.value - self._cpu_s))
+                    self._cpu_s = sample.value
 
     def _http(self) -> None:
         self.http_requests = self._counter(
@@ -139,10 +172,14 @@ class Metrics:
             self.rejects.labels(reason)
 
     def _engine(self) -> None:
-        self.engine_healthy = self._gauge("engine_healthy", "1 if the engine answers, else 0.")
+        self.engine_healthy = self._gauge(
+            "engine_healthy", "1 if the engine answers, else 0.", mode="livemin"
+        )
         self.engine_restarts = self._counter("engine_restarts", "Restarts of a dead engine.")
         self.engine_budget = self._gauge(
-            "engine_budget_ratio", "Share of the batch budget in use; below 1 after running short."
+            "engine_budget_ratio",
+            "Share of the batch budget in use; below 1 after running short.",
+            mode="livemin",
         )
         self.out_of_memory_splits = self._counter(
             "out_of_memory_splits", "Batches halved because they did not fit the device."
@@ -167,7 +204,9 @@ class Metrics:
         self.cache_entries = self._gauge("cache_entries", "Forecasts in the in-process cache.")
 
     def _redis(self) -> None:
-        self.redis_up = self._gauge("redis_up", "1 if Redis answers in time, else 0.")
+        self.redis_up = self._gauge(
+            "redis_up", "1 if Redis answers in time, else 0.", mode="livemin"
+        )
         self.redis_seconds = self._histogram(
             "redis_seconds", "Time Redis takes to answer.", SECONDS
         )
@@ -187,12 +226,18 @@ class Metrics:
 
     def _models(self) -> None:
         labels = ("name", "version", "fingerprint", "device", "dtype", "parameters")
-        self.model_info = self._gauge("model_info", "1 for each live model version.", *labels)
+        self.model_info = self._gauge(
+            "model_info", "1 for each live model version.", *labels, mode="livemax"
+        )
         self.model_load_seconds = self._gauge(
-            "model_load_seconds", "Time to load, verify and warm up.", "name", "version"
+            "model_load_seconds",
+            "Time to load, verify and warm up.",
+            "name",
+            "version",
+            mode="livemax",
         )
         self.production_version = self._gauge(
-            "production_version", "Version that answers as production here.", "name"
+            "production_version", "Version that answers as production here.", "name", mode="livemin"
         )
         self.model_loads = self._counter("model_loads", "Versions loaded.", "name")
         self.model_load_failures = self._counter(
@@ -234,21 +279,31 @@ class Metrics:
             "rate_limited_requests", "Requests refused since their key has made too many."
         )
         self.keys_age_seconds = self._gauge(
-            "keys_age_seconds", "Time since the keys were last read from the database."
+            "keys_age_seconds",
+            "Time since the keys were last read from the database.",
+            mode="livemax",
         )
 
     def _jobs(self) -> None:
-        self.jobs = self._gauge("jobs", "Jobs that are known, by kind and state.", "kind", "state")
+        self.jobs = self._gauge(
+            "jobs", "Jobs that are known, by kind and state.", "kind", "state", mode="livemax"
+        )
         self.job_seconds = self._gauge(
-            "job_seconds", "How long the latest job that succeeded took.", "kind"
+            "job_seconds", "How long the latest job that succeeded took.", "kind", mode="livemax"
         )
         self.job_success_seconds = self._gauge(
-            "job_last_success_timestamp_seconds", "When a job of the kind last succeeded.", "kind"
+            "job_last_success_timestamp_seconds",
+            "When a job of the kind last succeeded.",
+            "kind",
+            mode="livemax",
         )
         self.job_best_gain = self._gauge(
-            "job_best_gain_ratio", "Best gain over production that a job found.", "model"
+            "job_best_gain_ratio",
+            "Best gain over production that a job found.",
+            "model",
+            mode="livemax",
         )
-        self.workers = self._gauge("workers", "Workers that are alive.")
+        self.workers = self._gauge("workers", "Workers that are alive.", mode="livemax")
 
     def _datasets(self) -> None:
         self.dataset_seconds = self._histogram(
@@ -256,14 +311,44 @@ class Metrics:
         )
 
     def _process(self) -> None:
-        # CPU time, resident memory, open files and start time, read when the metrics are
-        ProcessCollector(namespace="shopcast", registry=self.registry)
+        # CPU time, resident memory, open files and start time
+        if not self._shared:
+            ProcessCollector(namespace="shopcast", registry=self.registry)
+            return
+        self._own = ProcessCollector(namespace="shopcast", registry=None)
+        self._cpu_s = 0.0
+        gauge = self._gauge
+        self._of_process: dict[str, Counter | Gauge] = {
+            f"shopcast_process_{name}": each
+            for name, each in {
+                "cpu_seconds_total": self._counter("process_cpu_seconds", "CPU time."),
+                "resident_memory_bytes": gauge("process_resident_memory_bytes", "Memory."),
+                "virtual_memory_bytes": gauge("process_virtual_memory_bytes", "Address space."),
+                "open_fds": gauge("process_open_fds", "Open file descriptors."),
+                "max_fds": gauge("process_max_fds", "Most of one process.", mode="livemax"),
+                "start_time_seconds": gauge(
+                    "process_start_time_seconds", "Start of the oldest.", mode="livemin"
+                ),
+            }.items()
+        }
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, namespace="shopcast", registry=self.registry)
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(name, text, labels, namespace="shopcast", registry=self.registry)
+    def _gauge(self, name: str, text: str, *labels: str, mode: Mode = "livesum") -> Gauge:
+        """mode: what several processes make of their values."""
+        kind = _Polled if self._shared else Gauge
+        gauge = kind(
+            name,
+            text,
+            labels,
+            namespace="shopcast",
+            registry=self.registry,
+            multiprocess_mode=mode,
+        )
+        if isinstance(gauge, _Polled):
+            self._gauges.append(gauge)
+        return gauge
 
     def _histogram(
         self, name: str, text: str, buckets: tuple[float, ...], *labels: str
@@ -273,6 +358,36 @@ class Metrics:
         )
 
 
+class _Polled(Gauge):
+    """A gauge of one of several processes: its function is called every now and then."""
+
+    _read: Callable[[], float] | None = None
+
+    def set_function(self, f: Callable[[], float]) -> None:
+        self._read = f
+
+    def refresh(self) -> None:
+        if self._read is not None:
+            self.set(self._read())
+
+
+@contextmanager
+def shared_metrics() -> Iterator[None]:
+    """A place in which the processes started inside keep their metrics for one another."""
+    with tempfile.TemporaryDirectory(prefix="shopcast-metrics-") as directory:
+        os.environ[SHARED_DIRECTORY] = directory
+        try:
+            yield
+        finally:
+            del os.environ[SHARED_DIRECTORY]
+
+
+def forget_process(pid: int | None) -> None:
+    """Drop the gauges of a process that ended; what it counted stays counted."""
+    if SHARED_DIRECTORY in os.environ:
+        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
 async def watch_loop(metrics: Metrics, interval_s: float = 0.25) -> None:
     """Measure how late the event loop is, until cancelled."""
     while True:
@@ -280,6 +395,7 @@ async def watch_loop(metrics: Metrics, interval_s: float = 0.25) -> None:
         await asyncio.sleep(interval_s)
         late_s = time.perf_counter() - asked_s - interval_s
         metrics.event_loop_lag_seconds.observe(max(0.0, late_s))
+        metrics.refresh()
 
 
 def _info_labels(info: ModelInfo) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from app import logs
 from app.auth import Keys
 from app.db import open_database
 from app.errors import ConfigurationError, UnavailableError
+from app.metrics import forget_process, shared_metrics
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ BESIDE_ENDS_S = 15.0
 TWICE_S = 1.0  # one Ctrl-C reaches the process itself and again through its parent
 
 log = structlog.get_logger(__name__)
+
+Serve = Callable[..., None]
+"""What a process does: it takes settings, where to complain and, of several, the listener."""
 
 Application = Any
 """An ASGI application; `state` has `complaint` and, once it is open, `stopping`."""
@@ -60,12 +64,15 @@ def check_exposure(settings: Settings) -> None:
 
 
 def supervise(
-    serve: Callable[[Settings, Connection], None],
+    serve: Serve,
     settings: Settings,
     *,
     beside: Callable[[Settings], None] | None = None,
 ) -> None:
-    """Run `serve` in a process of its own, again whenever its engine hung or it was killed.
+    """Run `serve` in processes of their own, again whenever an engine hung or one was killed.
+
+    Several (`settings.workers`) take from one queue of connections, so that none is lost with one
+    of them; threads and memory are divided among them, and what they measure is shown together.
 
     beside: what another process does meanwhile, which is started again however it ends. Returns
     once `serve` ended well. Raises ConfigurationError if it could not start, SystemExit if it
@@ -74,39 +81,100 @@ def supervise(
     # a thread of a network that waits for work should wait asleep: awake it takes the core that
     # the next request, or another process, needs, and all get slower by an order of magnitude
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    parent = _Parent()
+    parents = [_Parent() for _ in range(settings.workers)]
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in parents:
+            each.stop(number, frame)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, parent.stop)
+        signal.signal(number, stop)
     with contextlib.ExitStack() as stack:
         if beside is not None:
-            stack.callback(_Beside(beside, settings, unless=lambda: parent.stopping).stop)
-        _supervise(parent, serve, settings)
+            stack.callback(_Beside(beside, settings, unless=lambda: parents[0].stopping).stop)
+        if len(parents) > 1:
+            _supervise_many(parents, serve, settings, stop=lambda: stop(signal.SIGTERM, None))
+        else:
+            _supervise(parents[0], serve, settings)
+
+
+def _supervise_many(
+    parents: "list[_Parent]", serve: Serve, settings: Settings, *, stop: Callable[[], None]
+) -> None:
+    """Keep several processes; when one of them ends for good, all do."""
+    ends: list[BaseException] = []
+
+    def keep(parent: _Parent, listener: socket.socket, own: Settings) -> None:
+        try:
+            _supervise(parent, serve, own, listener=listener)
+        except (ConfigurationError, SystemExit) as error:
+            ends.append(error)
+        finally:
+            stop()
+
+    try:
+        listener = _listener(settings)
+    except OSError as error:
+        raise ConfigurationError(_taken(settings, error)) from error
+    with listener, shared_metrics():
+        own = divided(settings, port=listener.getsockname()[1])
+        arguments = [(parent, listener, own) for parent in parents]
+        threads = [threading.Thread(target=keep, args=each) for each in arguments]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    if ends:
+        raise ends[0]
+
+
+def divided(settings: Settings, *, port: int) -> Settings:
+    """The settings of one of several processes."""
+    share = {
+        "port": port,
+        "threads": settings.threads or max(1, settings.cores // settings.workers),
+        "loaded_bytes": settings.most_loaded_bytes // settings.workers,
+        "cache_bytes": settings.cache_bytes // settings.workers,
+    }
+    return settings.model_copy(update=share)
 
 
 def _supervise(
-    parent: "_Parent", serve: Callable[[Settings, Connection], None], settings: Settings
+    parent: "_Parent", serve: Serve, settings: Settings, *, listener: socket.socket | None = None
 ) -> None:
     while True:
-        code, lived_s, complaint = parent.run(serve, settings)
+        code, lived_s, complaint = parent.run(serve, settings, listener)
+        pause_s = PAUSE_S
         if complaint:
             raise ConfigurationError(complaint)
         if parent.stopping or code == 0:
             return
-        if code != STUCK_EXIT and not (code < 0 and lived_s > CRASH_AFTER_S):
+        if code < 0 and lived_s <= CRASH_AFTER_S and listener is not None:
+            pause_s = CRASH_AFTER_S  # others serve meanwhile
+        elif code != STUCK_EXIT and not (code < 0 and lived_s > CRASH_AFTER_S):
             raise SystemExit(code if code > 0 else 128 - code)
         print(f"the process ended with {code}; starting it again", flush=True)  # noqa: T201 - the parent has no log
-        time.sleep(PAUSE_S)
+        parent.pause(pause_s)
+        if parent.stopping:
+            return
 
 
-def serve(app: Application, settings: Settings, complain: Connection) -> None:
-    """Serve an application until told to stop; why it could not start goes to `complain`."""
+def serve(
+    app: Application,
+    settings: Settings,
+    complain: Connection,
+    listener: socket.socket | None = None,
+) -> None:
+    """Serve an application until told to stop; why it could not start goes to `complain`.
+
+    listener: bound already, if several processes share it.
+    """
     logs.configure(settings.log_level)
     _end_with_parent()
     try:
-        listener = _listener(settings)
+        listener = listener or _listener(settings)
     except OSError as error:
-        where = f"{_bracketed(settings.host)}:{settings.port}"
-        complain.send(f"SHOPCAST_HOST, SHOPCAST_PORT: no listening on {where}: {error.strerror}")
+        complain.send(_taken(settings, error))
         return
     server = _Server(app, settings)
     logging.getLogger("uvicorn.error").addFilter(lambda _: app.state.complaint is None)
@@ -128,28 +196,38 @@ class _Parent:
     """The supervising side: one child at a time."""
 
     def __init__(self) -> None:
-        self.stopping = False
+        self._stopped = threading.Event()
         self._child: BaseProcess | None = None
 
+    @property
+    def stopping(self) -> bool:
+        return self._stopped.is_set()
+
+    def pause(self, seconds: float) -> None:
+        """Wait, unless asked to stop."""
+        self._stopped.wait(seconds)
+
     def run(
-        self, serve: Callable[[Settings, Connection], None], settings: Settings
+        self, serve: Serve, settings: Settings, listener: socket.socket | None = None
     ) -> tuple[int, float, str | None]:
         """One life of the child: its exit code, its length, and what it complains about."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe(duplex=False)
-        self._child = context.Process(target=serve, args=(settings, theirs), name="shopcast")
+        arguments = (settings, theirs, *([] if listener is None else [listener]))
+        self._child = context.Process(target=serve, args=arguments, name="shopcast")
         began_s = time.monotonic()
         self._child.start()
         theirs.close()
         if self.stopping:  # asked while it was being started
             self._child.terminate()
         self._child.join()
+        forget_process(self._child.pid)
         complaint = _received(ours)
         return self._child.exitcode or 0, time.monotonic() - began_s, complaint
 
     def stop(self, _signal: int, _frame: FrameType | None) -> None:
         """Pass the wish to end on; the child finishes what it has begun."""
-        self.stopping = True
+        self._stopped.set()
         if self._child is not None and self._child.is_alive():
             self._child.terminate()
 
@@ -249,6 +327,11 @@ def _listener(settings: Settings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(address)
     return listener
+
+
+def _taken(settings: Settings, error: OSError) -> str:
+    where = f"{_bracketed(settings.host)}:{settings.port}"
+    return f"SHOPCAST_HOST, SHOPCAST_PORT: no listening on {where}: {error.strerror}"
 
 
 def _config(app: Application, settings: Settings) -> uvicorn.Config:

@@ -25,6 +25,11 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    workers: PositiveInt = Field(
+        1,
+        description="Processes that serve the port, each with an engine and a cache; threads, "
+        "loaded_bytes and cache_bytes are divided among them.",
+    )
     allow_anonymous: bool = Field(
         default=False,
         description="Serve other addresses than loopback although no API key exists; "

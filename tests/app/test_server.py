@@ -174,9 +174,10 @@ def launch(checkpoint: Path, directory: Path, **environment: str) -> subprocess.
 class Started:
     """A service on a free port."""
 
-    def __init__(self, checkpoint: Path, directory: Path) -> None:
+    def __init__(self, checkpoint: Path, directory: Path, **environment: str) -> None:
         self._log = directory / "log"
-        self.process = launch(checkpoint, directory, SHOPCAST_PORT="0", SHOPCAST_DRAIN_S="1")
+        own = {"SHOPCAST_PORT": "0", "SHOPCAST_DRAIN_S": "1", **environment}
+        self.process = launch(checkpoint, directory, **own)
         self.client = httpx.Client(base_url=self._address(), timeout=PATIENCE_S)
 
     @property
@@ -213,3 +214,89 @@ def test_a_port_that_is_taken_is_told(tiny_checkpoint: Path, tmp_path: Path) -> 
         started = launch(tiny_checkpoint, tmp_path, SHOPCAST_PORT=str(port))
         assert started.wait(PATIENCE_S) != 0
     assert f"127.0.0.1:{port}: Address already in use" in (tmp_path / "log").read_text()
+
+
+# --- several processes
+
+
+def children(pid: int) -> list[int]:
+    """The processes that serve: what the supervising parent has started and serves."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    found += [
+        child
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        if task.name != str(pid)
+        for child in (task / "children").read_text().split()
+    ]
+    of_us = [int(each) for each in found]
+    return sorted(
+        each for each in of_us if b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes()
+    )
+
+
+def test_several_processes_serve_one_port_and_one_that_is_killed_comes_back(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    running = Started(tiny_checkpoint, tmp_path, SHOPCAST_WORKERS="2", SHOPCAST_WORKER="external")
+    try:
+        until = time.monotonic() + PATIENCE_S
+        while running.log.count('"url": "') < 2:
+            assert time.monotonic() < until, running.log
+            time.sleep(0.1)
+        pids = children(running.process.pid)
+        assert len(pids) == 2
+        assert predicted(running, 40) == 40
+        assert counted(running, "shopcast_http_requests_total") >= 40
+        assert counted(running, "shopcast_production_version") == 2, "1 of sales and 1 of purchase"
+        before = counted(running, "shopcast_batches_total")
+        os.kill(pids[0], signal.SIGKILL)
+        assert predicted(running, 40) >= 39, "one may have been in its hands"
+        while running.log.count('"url": "') < 3:
+            assert time.monotonic() < until, running.log
+            time.sleep(0.1)
+        assert predicted(running, 10) == 10
+        assert counted(running, "shopcast_batches_total") > before
+        assert counted(running, "shopcast_engine_healthy") == 1
+        assert counted(running, "shopcast_http_in_flight") == 1, "the scrape itself"
+        assert len(set(children(running.process.pid)) - {pids[0]}) == 2
+    finally:
+        running.process.terminate()
+        assert running.process.wait(PATIENCE_S) == 0, running.log
+    assert "Traceback" not in running.log
+
+
+def predicted(running: "Started", requests: int) -> int:
+    """How many of so many requests, each by a connection of its own, are answered."""
+    answered = 0
+    for number in range(requests):
+        body = {"inputs": [{"target": [1, 2, number]}]}
+        try:
+            answer = httpx.post(f"{running.client.base_url}/predict/sales", json=body, timeout=60)
+        except httpx.TransportError:
+            continue
+        answered += answer.status_code == 200
+    return answered
+
+
+def counted(running: "Started", name: str) -> float:
+    """A metric over all its labels."""
+    text = httpx.get(f"{running.client.base_url}/metrics", timeout=60).text
+    lines = [line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
+    assert lines, f"no {name}"
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+def test_the_port_is_taken_for_several_too(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        started = launch(tiny_checkpoint, tmp_path, SHOPCAST_PORT=str(port), SHOPCAST_WORKERS="2")
+        assert started.wait(PATIENCE_S) != 0
+    assert f"127.0.0.1:{port}: Address already in use" in (tmp_path / "log").read_text()
+
+
+def test_threads_and_memory_are_divided() -> None:
+    settings = Settings(workers=4, loaded_bytes=400, cache_bytes=80)
+    own = server.divided(settings, port=9)
+    assert own.threads == max(1, settings.cores // 4)
+    assert (own.loaded_bytes, own.cache_bytes, own.port) == (100, 20, 9)
+    assert server.divided(settings.model_copy(update={"threads": 3}), port=9).threads == 3
