@@ -66,6 +66,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._shared = SHARED_DIRECTORY in os.environ  # where the library looks itself
         self._gauges: list[_Polled] = []
+        self._cpu_s = 0.0
         self._http_children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._http()
         self._work()
@@ -126,13 +127,12 @@ class Metrics:
             return
         for gauge in self._gauges:
             gauge.refresh()
-        for family in self._own.collect():
-            for sample in family.samples:
-                if isinstance(known := self._of_process[sample.name], Gauge):
-                    known.set(sample.value)
-                else:
-                    known.inc(max(0.0, sample.value - self._cpu_s))
-                    self._cpu_s = sample.value
+        for sample in (each for family in self._own.collect() for each in family.samples):
+            if sample.name in self._process_gauges:
+                self._process_gauges[sample.name].set(sample.value)
+            else:
+                self._process_cpu.inc(max(0.0, sample.value - self._cpu_s))
+                self._cpu_s = sample.value
 
     def _http(self) -> None:
         self.http_requests = self._counter(
@@ -316,20 +316,19 @@ class Metrics:
             ProcessCollector(namespace="shopcast", registry=self.registry)
             return
         self._own = ProcessCollector(namespace="shopcast", registry=None)
-        self._cpu_s = 0.0
-        gauge = self._gauge
-        self._of_process: dict[str, Counter | Gauge] = {
-            f"shopcast_process_{name}": each
-            for name, each in {
-                "cpu_seconds_total": self._counter("process_cpu_seconds", "CPU time."),
-                "resident_memory_bytes": gauge("process_resident_memory_bytes", "Memory."),
-                "virtual_memory_bytes": gauge("process_virtual_memory_bytes", "Address space."),
-                "open_fds": gauge("process_open_fds", "Open file descriptors."),
-                "max_fds": gauge("process_max_fds", "Most of one process.", mode="livemax"),
-                "start_time_seconds": gauge(
-                    "process_start_time_seconds", "Start of the oldest.", mode="livemin"
-                ),
-            }.items()
+        self._process_cpu = self._counter("process_cpu_seconds", "CPU time of the processes.")
+        modes: dict[str, Mode] = {
+            "resident_memory_bytes": "livesum",
+            "virtual_memory_bytes": "livesum",
+            "open_fds": "livesum",
+            "max_fds": "livemin",
+            "start_time_seconds": "livemin",
+        }
+        self._process_gauges = {
+            f"shopcast_process_{name}": self._gauge(
+                f"process_{name}", f"Of all: {mode}.", mode=mode
+            )
+            for name, mode in modes.items()
         }
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
