@@ -135,15 +135,19 @@ def ask(prometheus: str, query: str) -> list[dict[str, Any]]:
     return result
 
 
+def is_ready(prometheus: str) -> bool:
+    try:
+        return httpx.get(f"{prometheus}/-/ready").status_code == 200
+    except httpx.TransportError:
+        return False  # not listening yet
+
+
 def wait_for_scrapes(prometheus: str, address: str) -> None:
     """Traffic until there are enough scrapes for rates."""
     for _ in range(100):
         for path, body in (("sales", BODY), ("purchase-probability", CUSTOMER)):
             httpx.post(f"{address}/predict/{path}", json=body).raise_for_status()
-        try:
-            counted = ask(prometheus, f"count_over_time(up[{WINDOW}]) > 4")
-        except httpx.TransportError:
-            counted = []  # not listening yet
+        counted = is_ready(prometheus) and ask(prometheus, f"count_over_time(up[{WINDOW}]) > 4")
         if counted:
             return
         time.sleep(0.1)
