@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from typer.core import TyperGroup
 
 from app import jobs_cli, keys_cli, models_cli
@@ -250,6 +251,31 @@ def migrate() -> None:
     database = _settings().database
     migrate_database(database)
     prepare(database)
+
+
+@app.command()
+def check(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Look at the setup without starting anything: what is reachable, which versions, what room.
+
+    Ends with 1 if the service would not start or not do its work.
+    """
+    import json
+    from dataclasses import asdict
+
+    from app.check import examine
+
+    found = examine(_settings())
+    if as_json:
+        typer.echo(json.dumps([asdict(each) for each in found], indent=2))
+    else:
+        table = Table(box=None, show_header=False)
+        colours = {"ok": "green", "note": "yellow", "wrong": "bold red"}
+        for each in found:
+            state = f"[{colours[each.state]}]{each.state}[/]"
+            table.add_row(state, escape(each.subject), escape(each.detail))
+        _out().print(table)
+    if any(each.state == "wrong" for each in found):
+        raise typer.Exit(1)
 
 
 @predict.command("sales")

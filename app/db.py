@@ -14,6 +14,8 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import (
     JSON,
     BigInteger,
@@ -258,6 +260,26 @@ def migrate(url: str) -> None:
     except (SQLAlchemyError, OSError) as error:
         where = make_url(url).render_as_string(hide_password=True)
         raise ConfigurationError(f"the database {where} cannot be migrated: {error}") from error
+    finally:
+        engine.dispose()
+
+
+def revisions(url: str) -> tuple[str | None, str]:
+    """The revision that a database is at (None: it has no tables), and the latest one.
+
+    Makes nothing. Raises ConfigurationError if the database does not answer.
+    """
+    newest = ScriptDirectory(str(MIGRATIONS)).get_current_head() or ""
+    parsed = make_url(url)
+    if is_local(url) and not Path(parsed.database or "").exists():
+        return None, newest
+    engine = open_database(url)
+    try:
+        with engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision(), newest
+    except SQLAlchemyError as error:
+        where = parsed.render_as_string(hide_password=True)
+        raise ConfigurationError(f"the database {where} does not answer: {error}") from error
     finally:
         engine.dispose()
 

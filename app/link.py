@@ -163,6 +163,20 @@ class Link:
         return True
 
 
+async def version_of(url: str, *, wait_s: float) -> str | None:
+    """What a Redis says it is, or None if it does not answer. Raises ConfigurationError."""
+    try:
+        redis = Redis.from_url(url, socket_timeout=wait_s, socket_connect_timeout=wait_s)
+    except ValueError as error:
+        raise ConfigurationError(f"SHOPCAST_REDIS_URL: {error}") from error
+    try:
+        return str((await redis.info("server"))["redis_version"])
+    except (RedisError, OSError):
+        return None
+    finally:
+        await redis.aclose()
+
+
 def is_refusal(answer: object) -> bool:
     """Whether one of several answers is a refusal."""
     return isinstance(answer, ResponseError)

@@ -276,7 +276,12 @@ class Settings(BaseSettings):
     @property
     def most_loaded_bytes(self) -> int:
         """loaded_bytes, default filled in."""
-        return self.loaded_bytes or _memory_bytes() // 2
+        return self.loaded_bytes or self.memory_bytes // 2
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory of this machine, or of the container this is."""
+        return _memory_bytes()
 
     @property
     def cores(self) -> int:
@@ -292,7 +297,6 @@ def _is_loopback(host: str) -> bool:
 
 
 def _memory_bytes() -> int:
-    """The memory of this machine, or of the container this is."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with suppress(OSError, ValueError):  # no such file, or "max"
         return min(machine, int(CONTAINER_MEMORY.read_text()))

@@ -29,7 +29,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.auth import audit_row
-from app.db import ModelAliasRow, ModelVersionRow
+from app.db import ModelAliasRow, ModelVersionRow, open_database
 from app.errors import ConflictError, NotFoundError, ShopcastError, UnavailableError
 from app.settings import Settings
 
@@ -363,6 +363,16 @@ class Versions:
                 reason="database",
                 retry_after_s=2.0,
             ) from error
+
+
+@contextmanager
+def open_versions(settings: Settings, *, database: str | None = None) -> Iterator[Versions]:
+    """The versions in a database, by default in that of the settings."""
+    engine = open_database(database or settings.database)
+    try:
+        yield Versions(engine, settings)
+    finally:
+        engine.dispose()
 
 
 def sweep(home: Path) -> int:
