@@ -6,8 +6,8 @@ An option that is not given leaves what the environment says.
 
 import dataclasses
 import inspect
-from collections.abc import Callable
-from typing import Annotated, Any, TypeVar, get_type_hints
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 from pydantic import ValidationError
@@ -15,24 +15,32 @@ from pydantic import ValidationError
 from app.errors import ConfigurationError
 from app.settings import Settings
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 SettingsT = TypeVar("SettingsT")
 
 
 def settings_of(**options: object) -> Settings:
     """The settings of the environment under the options that were given.
 
-    Raises ConfigurationError, which names the option or the variable.
+    Raises ConfigurationError, which names each option or variable that is wrong.
     """
     given: dict[str, Any] = {name: each for name, each in options.items() if each is not None}
     try:
         return Settings(**given)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"])
-        plain = name.removeprefix("series_").removeprefix("purchase_")
-        option = f"--{plain.replace('_', '-')}"
-        place = option if name in given else f"SHOPCAST_{name.upper()}"
-        raise ConfigurationError(f"{place}: {first['msg']}, not {first['input']!r}") from None
+        wrong = [_complaint(each, given) for each in error.errors()]
+        raise ConfigurationError("; ".join(wrong)) from None
+
+
+def _complaint(error: "ErrorDetails", given: Collection[str]) -> str:
+    """What is wrong with one setting, by the name it was given under."""
+    name = "_".join(str(part) for part in error["loc"])
+    plain = name.removeprefix("series_").removeprefix("purchase_")
+    option = f"--{plain.replace('_', '-')}"
+    place = option if name in given else f"SHOPCAST_{name.upper()}"
+    return f"{place}: {error['msg']}, not {error['input']!r}"
 
 
 def command_of(kind: type[SettingsT], run: Callable[[SettingsT], object]) -> typer.Typer:
