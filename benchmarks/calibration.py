@@ -7,6 +7,8 @@ Three origins a series, a horizon apart, of the sets of accuracy.py and of the g
 shops.py. For the levels 0.75, 0.9 and 0.95, and those below on their own, the factor is sought at
 which outcomes fall outside as often as the levels say, by the randomised PIT; rows whose season was
 taken out have their own; sets of one kind count the same, and what few sets say is drawn towards 1.
+Months, quarters and years have one factor for both sides: which side is too narrow there says where
+the trend of those years went.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ Flags = NDArray[np.bool_]
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 ORIGINS = 3
 PRIOR_SETS = 1.0  # sets that would have said 1
+TRENDING = ("12", "4", "none")
 FEWEST = 25  # windows of a set that have a say
 GRID = np.round(np.arange(0.5, 2.0, 0.02), 2)
 
@@ -117,17 +120,23 @@ def answers(network: SeriesNetwork, collection: Collection) -> Answers:
     )
 
 
-def fit(sets: Sequence[Answers]) -> list[float]:
-    """Factors below and above the median: outcomes lie out as often as levels say, sets alike."""
-    return [_side(sets, LEVELS[:3]), _side(sets, LEVELS[4:])]
+def fit(sets: Sequence[Answers], *, apart: bool) -> list[float]:
+    """Factors below and above the median: outcomes lie out as often as levels say, sets alike.
+
+    apart: each side has its own.
+    """
+    sides = (LEVELS[:3], LEVELS[4:]) if apart else (LEVELS[:3] + LEVELS[4:],) * 2
+    return [_factor(sets, side, apart=apart) for side in sides]
 
 
-def _side(sets: Sequence[Answers], levels: Sequence[float]) -> float:
+def _factor(sets: Sequence[Answers], levels: Sequence[float], *, apart: bool) -> float:
     miss = np.empty(len(GRID))
     for place, factor in enumerate(GRID):
         pits = [one.pit(factor) for one in sets]
-        shares = [[each.below(level) - level for level in levels] for each in pits]
-        miss[place] = np.square(np.mean(shares, axis=0)).sum()
+        off = np.mean([[each.below(level) - level for level in levels] for each in pits], axis=0)
+        if not apart:  # of an interval, the two sides together
+            off = off[: len(off) // 2] - off[: len(off) // 2 - 1 : -1]
+        miss[place] = np.square(off).sum()
     raw = float(GRID[miss.argmin()])
     return round(1 + (raw - 1) * len(sets) / (len(sets) + PRIOR_SETS), 2)
 
@@ -155,7 +164,10 @@ def main() -> None:
     for collection in sets:
         kind = kind_of(season_lengths(collection.freq))
         found.append((kind, answers(network, part(collection, final=False, limit=None))))
-    factors = {kind: fit(sets) for kind, sets in sorted(kinds(found).items())}
+    factors = {
+        kind: fit(sets, apart=kind.removesuffix(ADJUSTED) not in TRENDING)
+        for kind, sets in sorted(kinds(found).items())
+    }
     print(json.dumps(factors))
     if options.write:
         path = options.checkpoint / "config.json"
