@@ -117,6 +117,23 @@ class Backlog:
                 due += item.points
             self._changed.notify()
 
+    def ahead(self, points: int) -> int:
+        """Points of what waits that come before the last of a new request of so many points."""
+        with self._changed:
+            limit = self._clock + points
+            lines = (
+                line
+                for lane, lines in self._lines.items()
+                if not lane.bulk
+                for line in lines.values()
+            )
+            return sum(
+                item.points
+                for line in lines
+                for due, _, item in line
+                if item.waiting and due <= limit
+            )
+
     def drop(self, items: Iterable[Item]) -> None:
         """Let items go that still wait; others are left alone."""
         with self._changed:

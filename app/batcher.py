@@ -133,7 +133,7 @@ class MicroBatcher:
             call.finish()
             return call.future
         items, new = self._enrol(network, tasks, keys=keys, bulk=bulk)
-        self._admit(new)
+        self._admit(new, deadline_s, bulk=bulk)
         self._join(call, items, new, bulk=bulk)
         if deadline_s is not None:
             call.timer = self._loop.call_at(deadline_s, self._expire, call)
@@ -179,8 +179,8 @@ class MicroBatcher:
             items.append(item)
         return items, list(new.values())
 
-    def _admit(self, new: list[Item]) -> None:
-        """Raise if the new items do not fit the queue, now or ever."""
+    def _admit(self, new: list[Item], deadline_s: float | None, *, bulk: bool) -> None:
+        """Raise if the new items do not fit the queue, now or ever, or cannot be done in time."""
         points, most = sum(item.points for item in new), self._settings.queue_points
         if points > most:  # to try again would never help
             msg = (
@@ -192,6 +192,24 @@ class MicroBatcher:
         if new and waiting + points > most:
             engine_s = self._engine.expect_s(new[0].lane, waiting) if self._engine else 0.0
             self._reject("the queue is full", reason="queue_full", retry_after_s=engine_s)
+        if new and deadline_s is not None and not bulk:
+            self._refuse_late(new[0].lane, points, deadline_s - self._loop.time())
+
+    def _refuse_late(self, lane: Lane, points: int, left_s: float) -> None:
+        """Raise if so many points would be done too late.
+
+        Work that nobody can use any more would take the time of what still can be answered.
+        """
+        if self._expected_s(lane, self._backlog.points) <= left_s:
+            return  # whatever its turn: the usual case, and a cheap answer
+        late_s = self._expected_s(lane, self._backlog.ahead(points) + points) - left_s
+        if late_s > 0:
+            msg = "what waits already takes longer than the deadline leaves"
+            self._reject(msg, reason="queue_full", retry_after_s=late_s)
+
+    def _expected_s(self, lane: Lane, points: int) -> float:
+        """How long so many points take on all threads; 0 as long as nothing is known."""
+        return self._engine.expect_s(lane, points) / self._threads if self._engine else 0.0
 
     def _reject(self, message: str, *, reason: str, retry_after_s: float = 0.0) -> None:
         self._metrics.reject(reason)

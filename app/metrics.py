@@ -5,6 +5,7 @@ every label takes few values.
 """
 
 import asyncio
+import math
 import os
 import tempfile
 import time
@@ -67,6 +68,7 @@ class Metrics:
         self._shared = SHARED_DIRECTORY in os.environ  # where the library looks itself
         self._gauges: list[_Polled] = []
         self._cpu_s = 0.0
+        self.last_lag_s, self.tick_due_s = 0.0, math.inf
         self._http_children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._http()
         self._work()
@@ -90,6 +92,10 @@ class Metrics:
             self._http_children[route, method, status] = child
         child[0].inc()
         child[1].observe(seconds)
+
+    def lag_s(self) -> float:
+        """How late the event loop is: by its last tick, or by the one that is due by now."""
+        return max(self.last_lag_s, time.perf_counter() - self.tick_due_s)
 
     def reject(self, reason: str) -> None:
         """Count a caller who was sent away. reason: a word of a fixed list."""
@@ -390,10 +396,10 @@ def forget_process(pid: int | None) -> None:
 async def watch_loop(metrics: Metrics, interval_s: float = 0.25) -> None:
     """Measure how late the event loop is, until cancelled."""
     while True:
-        asked_s = time.perf_counter()
+        metrics.tick_due_s = time.perf_counter() + interval_s
         await asyncio.sleep(interval_s)
-        late_s = time.perf_counter() - asked_s - interval_s
-        metrics.event_loop_lag_seconds.observe(max(0.0, late_s))
+        metrics.last_lag_s = max(0.0, time.perf_counter() - metrics.tick_due_s)
+        metrics.event_loop_lag_seconds.observe(metrics.last_lag_s)
         metrics.refresh()
 
 

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -41,6 +42,7 @@ KEEP_ALIVE_S = 75
 PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0  # before what keeps ending is started again
 BESIDE_ENDS_S = 15.0
+SWITCH_S = 0.0005  # the event loop gets Python back from the engine's threads within this time
 TWICE_S = 1.0  # one Ctrl-C reaches the process itself and again through its parent
 
 log = structlog.get_logger(__name__)
@@ -170,6 +172,7 @@ def serve(
     listener: bound already, if several processes share it.
     """
     logs.configure(settings.log_level)
+    sys.setswitchinterval(SWITCH_S)
     _end_with_parent()
     try:
         listener = listener or _listener(settings)

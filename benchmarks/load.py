@@ -1,168 +1,378 @@
-"""A load generator cheap enough to share its cores with the server it loads.
+"""What comes of a service when callers do not wait for it: open-loop arrivals, mixed sizes.
 
-Requests are rendered before the clock starts, each connection is a raw asyncio protocol under
-uvloop, and of an answer no more is read than its status and its length.
+    python benchmarks/load.py [--seconds 8] [--peers litserve,ray] [--plot docs/images/load.png]
 
-Invariant: closed loop. A connection sends its next request when the answer to the last one is
-complete, and every answer is counted; one that is not 200 ends the run.
+Callers come by a Poisson process whatever the service does, and each answer's time is counted
+from when its caller came, not from when a connection was free, so that a slow spell is not omitted.
+Three of four callers ask for one series, the others for 4, 16 or 64; histories have 64, 128, 256 or
+512 points. Peers take one series a request, so that a caller with many sends them at once and waits
+for the last.
+
+Goodput is the series a second that were answered in full within the deadline. Rates are multiples
+of what one process of Shopcast answers in a closed loop. CPU and memory are of all processes of a
+server.
 """
 
+from __future__ import annotations
+
+import argparse
 import asyncio
-import gc
-import re
+import json
+import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import cast
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import uvloop
-from numpy.typing import NDArray
+from callers import LENGTH, LoadError, send
+from report import save
+from servers import ServerError, peer, shopcast
+from serving import bare
+from workload import Workload, requests
 
-LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-LIMIT_S = 180.0  # a run that takes longer has failed
+from models.checkpoint import shipped
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
-class LoadError(Exception):
-    """The server refused, vanished or took too long."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Load:
-    """What a run measured. last: an answer's head and body, of whichever request came last."""
-
-    seconds: float
-    latencies_s: NDArray[np.float64]
-    head: bytes
-    body: bytes
-
-    @property
-    def per_second(self) -> float:
-        return len(self.latencies_s) / self.seconds
-
-    def latency_ms(self, percent: float) -> float:
-        return float(np.percentile(self.latencies_s, percent)) * 1e3
+SEED = 2026
+DEADLINE_S = 1.0
+COUNTS, SHARES = (1, 4, 16, 64), (0.76, 0.14, 0.07, 0.03)
+LENGTHS = (64, 128, 256, 512)
+RATES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+REPEATS = 0.5  # of callers, where there is a cache, who ask what was asked before
+WARM = 400
+DRAIN_S = 20.0
 
 
-def render(path: str, body: bytes) -> bytes:
-    """A complete HTTP/1.1 request; connections are kept alive by default."""
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A caller. at_s: when. parts: the requests sent at once. series: asked for in all."""
+
+    at_s: float
+    parts: tuple[bytes, ...]
+    series: int
 
 
-def send(port: int, requests: Sequence[bytes], *, concurrency: int) -> Load:
-    """Send all requests over `concurrency` connections to a server on loopback.
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What a rate made of a server. offered, goodput: series a second. refused, failed: shares."""
 
-    Raises LoadError.
-    """
-    run = _Run(requests)
-    gc.collect()
-    gc.disable()
-    try:
+    server: str
+    rate: float
+    offered: float
+    goodput: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    refused: float
+    failed: float
+    cpu_cores: float
+    memory_mib: float
+
+
+def main() -> None:
+    given = _options()
+    shared = {"worker": "external", "timeout_ms": int(1000 * DEADLINE_S)}
+    points: list[Point] = []
+    with TemporaryDirectory() as directory:
+        checkpoint = bare(shipped("series"), Path(directory))
+        off = shared | {"cache_bytes": 0}
+        with shopcast(checkpoint, **off) as port:
+            capacity = _capacity(port)
+        print(f"closed loop: {capacity:.0f} series/s", flush=True)
+        mine: dict[str, tuple[dict[str, Any], float]] = {
+            "Shopcast, 1 process, no cache": (off, 0.0),
+            "Shopcast, 2 processes, no cache": (off | {"workers": 2}, 0.0),
+            "Shopcast, 1 process, cache": (shared, REPEATS),
+            "Shopcast, 2 processes, cache": (shared | {"workers": 2}, REPEATS),
+        }
+        for name, (settings, repeats) in mine.items():
+            with shopcast(checkpoint, **settings) as port:
+                points += _climb(name, port, capacity, given.seconds, repeats=repeats)
+        for name in [each for each in given.peers.split(",") if each != "none"]:
+            try:
+                cores = len(os.sched_getaffinity(0))
+                options = {"threads": cores, "batch": 32, "wait_ms": 5}
+                with peer(f"with_{name}", checkpoint, **options) as port:
+                    points += _climb(name, port, capacity, given.seconds, single="/predict")
+            except (ServerError, LoadError) as error:
+                print(f"{name} could not be measured: {error}", flush=True)
+    _save(points, capacity, given)
+    if given.plot:
+        _draw(points, given.plot)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--peers", default="litserve,ray")
+    parser.add_argument("--plot", type=Path)
+    return parser.parse_args()
+
+
+def _capacity(port: int) -> float:
+    """Series a second of a closed loop with the same mix."""
+    workload, rng = Workload(SEED), np.random.default_rng(SEED)
+    parts = [_arrival(rng, workload, 0.0).parts[0] for _ in range(WARM)]
+    counts = [each.count(b'"target"') for each in parts]
+    send(port, parts[: WARM // 4], concurrency=32)
+    load = send(port, parts[WARM // 4 :], concurrency=32)
+    return sum(counts[WARM // 4 :]) / load.seconds
+
+
+def _climb(
+    name: str,
+    port: int,
+    capacity: float,
+    seconds: float,
+    *,
+    repeats: float = 0.0,
+    single: str | None = None,
+) -> list[Point]:
+    """Every rate in turn. single: path of a peer that takes one series a request."""
+    found = []
+    for rate in (RATES[0], *RATES):  # the first warms up
+        arrivals = _arrivals(rate * capacity, seconds, seed=len(found), single=single)
+        arrivals = _repeated(arrivals, repeats)
+        began_cpu_s = _used()[0]
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run.go(port, min(concurrency, len(requests))))
+            outcomes = runner.run(_offer(port, arrivals))
+        cpu_s, memory = _used()
+        found.append(_point(name, rate, arrivals, outcomes, seconds, cpu_s - began_cpu_s, memory))
+        if len(found) > 1:
+            print(json.dumps(asdict(found[-1])), flush=True)
+    return found[1:]
+
+
+def _arrival(
+    rng: np.random.Generator, workload: Workload, at_s: float, single: str | None = None
+) -> Arrival:
+    count = int(rng.choice(COUNTS, p=SHARES))
+    histories = workload.take(count)[:, : int(rng.choice(LENGTHS))]
+    path = single or "/predict/sales"
+    return Arrival(at_s, tuple(requests(histories, path=path, each=1 if single else count)), count)
+
+
+def _arrivals(per_s: float, seconds: float, *, seed: int, single: str | None) -> list[Arrival]:
+    """Callers of a Poisson process who ask for per_s series a second in all."""
+    rng, workload = np.random.default_rng((SEED, seed)), Workload(SEED + seed)
+    pause_s = float(np.dot(COUNTS, SHARES)) / per_s
+    found, at_s = [], float(rng.exponential(pause_s))
+    while at_s < seconds:
+        found.append(_arrival(rng, workload, at_s, single))
+        at_s += float(rng.exponential(pause_s))
+    return found
+
+
+def _repeated(arrivals: Sequence[Arrival], share: float) -> list[Arrival]:
+    """Some callers ask what somebody asked before."""
+    rng = np.random.default_rng(SEED)
+    found: list[Arrival] = []
+    for each in arrivals:
+        if found and rng.random() < share:
+            earlier = found[int(rng.integers(len(found)))]
+            found.append(Arrival(each.at_s, earlier.parts, earlier.series))
+        else:
+            found.append(each)
+    return found
+
+
+def _point(
+    name: str,
+    rate: float,
+    arrivals: Sequence[Arrival],
+    outcomes: Sequence[tuple[float, str]],
+    seconds: float,
+    cpu_s: float,
+    memory: float,
+) -> Point:
+    told = Counter(outcome for _, outcome in outcomes)
+    answered = np.array([late_s for late_s, outcome in outcomes if outcome == "200"] or [np.nan])
+    good = [
+        each.series
+        for each, (late_s, outcome) in zip(arrivals, outcomes, strict=True)
+        if outcome == "200" and late_s <= DEADLINE_S
+    ]
+    refused = sum(told[status] for status in ("429", "503", "504"))
+    p50, p95, p99 = (1e3 * float(np.percentile(answered, each)) for each in (50, 95, 99))
+    return Point(
+        server=name,
+        rate=rate,
+        offered=sum(each.series for each in arrivals) / seconds,
+        goodput=sum(good) / seconds,
+        p50_ms=p50,
+        p95_ms=p95,
+        p99_ms=p99,
+        refused=refused / len(arrivals),
+        failed=1 - (told["200"] + refused) / len(arrivals),
+        cpu_cores=cpu_s / seconds,
+        memory_mib=memory / 2**20,
+    )
+
+
+# --- callers
+
+
+async def _offer(port: int, arrivals: Sequence[Arrival]) -> list[tuple[float, str]]:
+    """Seconds from each arrival to its last answer, and the worst status among its parts."""
+    pool = _Pool(port)
+    began_s = time.perf_counter()
+    tasks = []
+    for each in arrivals:
+        wait_s = began_s + each.at_s - time.perf_counter()
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+        tasks.append(asyncio.create_task(_ask(pool, each, began_s + each.at_s)))
+    found = await asyncio.gather(*tasks)
+    pool.close()
+    return found
+
+
+async def _ask(pool: _Pool, arrival: Arrival, came_s: float) -> tuple[float, str]:
+    try:
+        async with asyncio.timeout(DRAIN_S):
+            statuses = await asyncio.gather(*map(pool.ask, arrival.parts))
     except (TimeoutError, OSError) as error:
-        raise LoadError(f"the run broke off: {error!r}") from error
-    finally:
-        gc.enable()
-    return run.result()
+        return time.perf_counter() - came_s, type(error).__name__
+    return time.perf_counter() - came_s, max(statuses)
 
 
-class _Run:
-    """All connections of a run."""
+class _Pool:
+    """Connections that are kept alive; a new one where none is idle."""
 
-    def __init__(self, requests: Sequence[bytes]) -> None:
-        self._requests: Iterator[bytes] = iter(requests)
-        self._missing = len(requests)
-        self._latencies_s: list[float] = []
-        self._head = self._body = b""
-        self._seconds = 0.0
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._idle: list[_Connection] = []
 
-    async def go(self, port: int, concurrency: int) -> None:
-        loop = asyncio.get_running_loop()
-        self._done: asyncio.Future[None] = loop.create_future()
-        pairs = [
-            await loop.create_connection(lambda: _Connection(self), "127.0.0.1", port)
-            for _ in range(concurrency)
-        ]
-        began_s = time.perf_counter()
-        for _, connection in pairs:
-            connection.send_next()
-        async with asyncio.timeout(LIMIT_S):
-            await self._done
-        self._seconds = time.perf_counter() - began_s
-        for transport, _ in pairs:
-            transport.close()
+    async def ask(self, request: bytes) -> str:
+        while self._idle and self._idle[-1].lost:
+            self._idle.pop()
+        if self._idle:
+            connection = self._idle.pop()
+        else:
+            loop = asyncio.get_running_loop()
+            _, connection = await loop.create_connection(_Connection, "127.0.0.1", self._port)
+        status = await connection.ask(request)
+        self._idle.append(connection)
+        return status
 
-    def next(self) -> bytes | None:
-        return next(self._requests, None)
-
-    def note(self, latency_s: float, answer: bytes, head_bytes: int) -> None:
-        self._latencies_s.append(latency_s)
-        self._missing -= 1
-        if answer[9:12] != b"200":
-            self.fail(answer.partition(b"\r\n")[0] + b" " + answer[head_bytes:][:500])
-        elif not self._missing and not self._done.done():
-            self._head, self._body = answer[:head_bytes], answer[head_bytes:]
-            self._done.set_result(None)
-
-    def fail(self, reason: bytes) -> None:
-        if not self._done.done():
-            self._done.set_exception(LoadError(reason.decode(errors="replace")))
-
-    def result(self) -> Load:
-        return Load(self._seconds, np.array(self._latencies_s), self._head, self._body)
+    def close(self) -> None:
+        for each in self._idle:
+            each.close()
 
 
 class _Connection(asyncio.Protocol):
-    """One keep-alive connection."""
+    """One request at a time; of an answer no more is read than its status and its length."""
 
-    def __init__(self, run: _Run) -> None:
-        self._run = run
-        self._parts: list[bytes] = []  # of an answer that does not come in one piece
-        self._arrived = 0
-        self._needed = 0  # bytes of the answer, as soon as its head is there
-        self._head_bytes = 0
-        self._busy = False
+    def __init__(self) -> None:
+        self.lost = False
+        self._parts: list[bytes] = []
+        self._left = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's are, but no subclass
+        self._transport = cast("asyncio.Transport", transport)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._busy:
-            self._run.fail(f"the server closed a connection: {exc}".encode())
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self.lost = True
+        waits = getattr(self, "_answer", None)
+        if waits is not None and not waits.done():
+            waits.set_exception(ConnectionResetError())
 
-    def send_next(self) -> None:
-        request = self._run.next()
-        self._busy = request is not None
-        if request is not None:
-            self._sent_s = time.perf_counter()
-            self._transport.write(request)
+    def ask(self, request: bytes) -> asyncio.Future[str]:
+        self._answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return self._answer
 
     def data_received(self, data: bytes) -> None:
-        if not self._needed:
-            self._needed = self._length(data)
-        if self._parts or len(data) < self._needed:
-            self._parts.append(data)
-            self._arrived += len(data)
-            if self._arrived < self._needed:
-                return
-            data = b"".join(self._parts)
-            self._parts.clear()
-            self._arrived = 0
-        latency_s = time.perf_counter() - self._sent_s
-        self._needed = 0
-        self._run.note(latency_s, data, self._head_bytes)
-        self.send_next()
+        if not self._left:
+            self._status = data[9:12].decode()
+            head = data.find(b"\r\n\r\n") + 4
+            found = LENGTH.search(data, 0, head)
+            self._left = head + int(found[1]) if found else len(data)
+        self._left -= len(data)
+        if self._left <= 0 and not self._answer.done():
+            self._left = 0
+            self._answer.set_result(self._status)
 
-    def _length(self, start: bytes) -> int:
-        """Bytes of an answer whose head came in one piece."""
-        self._head_bytes = start.find(b"\r\n\r\n") + 4
-        found = LENGTH.search(start, 0, self._head_bytes)
-        if found is None:
-            self._run.fail(b"an answer without content-length: " + start[:500])
-            return len(start)
-        return self._head_bytes + int(found[1])
+    def close(self) -> None:
+        self._transport.close()
+
+
+# --- the servers' processes
+
+
+def _used() -> tuple[float, float]:
+    """CPU seconds and proportional memory in bytes of all processes that this one has started."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    cpu_s = memory = 0.0
+    for pid in _descendants(os.getpid()):
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except OSError:
+            continue  # it has just ended
+        cpu_s += sum(map(int, fields[11:15])) / ticks
+        memory += 1024 * int(rollup.partition("\nPss:")[2].split()[0])
+    return cpu_s, memory
+
+
+def _descendants(root: int) -> Iterator[int]:
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(fields[1])
+    family, more = {root}, True
+    while more:
+        grown = family | {pid for pid, parent in parents.items() if parent in family}
+        more, family = len(grown) > len(family), grown
+    yield from family - {root}
+
+
+# --- what is told
+
+
+def _save(points: Sequence[Point], capacity: float, given: argparse.Namespace) -> None:
+    path = save(
+        "load",
+        [],
+        seed=SEED,
+        seconds=given.seconds,
+        deadline_s=DEADLINE_S,
+        capacity_series_per_s=capacity,
+        points=[asdict(each) for each in points],
+    )
+    print(f"written to {path.name}")
+
+
+def _draw(points: Sequence[Point], path: Path) -> None:
+    import matplotlib as mpl  # noqa: PLC0415
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    figure, (good, slow) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for name in dict.fromkeys(each.server for each in points):
+        mine = [each for each in points if each.server == name]
+        style = {"marker": "o", "linestyle": "-" if "Shopcast" in name else "--", "label": name}
+        good.plot([each.offered for each in mine], [each.goodput for each in mine], **style)
+        slow.plot([each.offered for each in mine], [each.p99_ms for each in mine], **style)
+    for axes, title in ((good, "answered within 1 s, series/s"), (slow, "p99 of answers, ms")):
+        axes.set_xlabel("offered, series/s")
+        axes.set_title(title)
+        axes.grid(alpha=0.3)
+    slow.set_yscale("log")
+    good.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,7 @@ from typing import Any
 # default on an idle machine, and several times faster on a busy one. To be set before torch loads.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-from load import LoadError, send
+from callers import LoadError, send
 from report import Figure, figure, in_turns, save, table
 from servers import shopcast
 from workload import HORIZON, POINTS, Offline, Workload, difference, requests, timed

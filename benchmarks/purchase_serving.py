@@ -22,7 +22,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import numpy as np
 import orjson
-from load import Load, render, send
+from callers import Load, render, send
 from report import Figure, figure, in_turns, save, table
 from servers import shopcast
 from workload import timed

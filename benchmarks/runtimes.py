@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from load import send
+from callers import send
 from report import Rounds, in_turns
 from servers import shopcast
 from workload import Workload, requests

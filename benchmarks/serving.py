@@ -30,7 +30,7 @@ from typing import Any
 # default on an idle machine, and several times faster on a busy one. To be set before torch loads.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-from load import Load, LoadError, render, send
+from callers import Load, LoadError, render, send
 from report import Figure, Rounds, figure, in_turns, save, table
 from servers import ServerError, peer, shopcast
 from workload import (
@@ -387,9 +387,9 @@ def _bench(given: argparse.Namespace, stack: ExitStack) -> Bench:
         checkpoint = _stand_in(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         print("no shipped checkpoint: random weights of the same shape serve in its place")
     threads = given.threads or len(os.sched_getaffinity(0))
-    bare = _bare(checkpoint, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+    plain = bare(checkpoint, Path(stack.enter_context(tempfile.TemporaryDirectory())))
     return Bench(
-        checkpoint=bare,
+        checkpoint=plain,
         shipped=checkpoint,
         sizes=QUICK if given.quick else FULL,
         threads=threads,
@@ -400,7 +400,7 @@ def _bench(given: argparse.Namespace, stack: ExitStack) -> Bench:
     )
 
 
-def _bare(checkpoint: Path, directory: Path) -> Path:
+def bare(checkpoint: Path, directory: Path) -> Path:
     """A copy of the checkpoint that says nothing of what should stand around it."""
     copy = Path(shutil.copytree(checkpoint, directory / checkpoint.name))
     config = json.loads((copy / "config.json").read_text())

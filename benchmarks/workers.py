@@ -9,7 +9,7 @@ import argparse
 import os
 from functools import partial
 
-from load import send
+from callers import send
 from report import figure, in_turns, save, table
 from servers import shopcast
 from workload import Workload, requests

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import orjson
 import torch
+from callers import render
 from chronos import Chronos2Pipeline
-from load import render
 from numpy.typing import NDArray
 
 POINTS = 512

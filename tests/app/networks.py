@@ -3,6 +3,7 @@
 import asyncio
 import math
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ class Echo:
     broken: bool = False
     memory_rows: int = 1_000_000
     surplus: int = 0  # results too many
+    pace_s: float = 0.0  # that a batch takes
     batches: list[list[Word]] = field(default_factory=list)
     doors: dict[int, threading.Event] = field(default_factory=dict)
     entered: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -73,6 +75,7 @@ class Echo:
         self.batches.append(list(tasks))
         self.entered.release()
         values = [task.value for task in tasks]
+        time.sleep(self.pace_s)
         for door in [self.doors[value] for value in values if value in self.doors]:
             assert door.wait(PATIENCE_S)
         if self.deadly.intersection(values):

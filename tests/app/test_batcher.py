@@ -322,6 +322,26 @@ async def test_a_task_that_never_fits_the_memory_fails_alone() -> None:
     assert value_of(metrics, "shopcast_engine_budget_ratio") == 1
 
 
+async def test_what_cannot_be_done_by_its_deadline_is_refused_before_any_work() -> None:
+    network = Echo(pace_s=0.02)
+    async with running(batch_rows=4) as batcher:
+        loop = asyncio.get_running_loop()
+        for value in range(4):  # it learns how fast it is
+            await batcher.submit(network, words(*range(4 * value, 4 * value + 4)))
+        first = await network.occupy(batcher)
+        kept = batcher.submit(network, words(*range(100, 300)))  # a second of work and more
+        soon = loop.time() + 0.25
+        with pytest.raises(UnavailableError) as caught:
+            batcher.submit(network, words(*range(300, 350)), deadline_s=soon)
+        assert caught.value.reason == "queue_full"
+        # one alone goes between the many of the large request, and is in time
+        small = batcher.submit(network, words(400), deadline_s=loop.time() + 10)
+        network.open()
+        assert (await small).results == [400]
+        await asyncio.gather(first, kept)
+    assert not any(300 <= value < 350 for batch in network.values for value in batch)
+
+
 async def test_a_full_queue_refuses_at_once_before_any_work() -> None:
     network, metrics = Echo(), Metrics()
     async with running(metrics, queue_points=160) as batcher:

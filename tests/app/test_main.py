@@ -1,6 +1,8 @@
 """The application: made, opened and closed as often as one likes."""
 
+import math
 import os
+import time
 from pathlib import Path
 
 import httpx
@@ -66,4 +68,20 @@ async def test_predictions_go_on_when_the_database_breaks(settings: Settings) ->
     async with app.router.lifespan_context(app):
         (settings.data_dir / "shopcast.sqlite3").unlink()
         (settings.data_dir / "shopcast.sqlite3").mkdir()
+        assert await mean_of(app)
+
+
+async def test_a_process_that_is_behind_refuses_predictions_unread(settings: Settings) -> None:
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        metrics = app.state.resources.metrics
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            header = {"Content-Type": "application/json"}
+            metrics.tick_due_s = time.perf_counter() - 60  # the loop has done nothing for so long
+            behind = await client.post("/predict/sales", content=b"{", headers=header)
+            assert behind.status_code == 503
+            assert int(behind.headers["retry-after"]) >= 60
+            assert (await client.get("/healthz")).status_code == 200
+        metrics.tick_due_s, metrics.last_lag_s = math.inf, 0.0
         assert await mean_of(app)
