@@ -296,8 +296,8 @@ async def storm(address: str, *, seconds: float, callers: int, tell: Counter[Any
 def test_far_too_much_work_is_refused_in_order(
     checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    # a queue of some ten requests
-    limits = {"SHOPCAST_QUEUE_POINTS": "40000", "SHOPCAST_CACHE_BYTES": "0"}
+    # a queue of two requests
+    limits = {"SHOPCAST_QUEUE_POINTS": "5000", "SHOPCAST_CACHE_BYTES": "0"}
     with serving(tmp_path, checkpoints, **limits) as own:
         told: Counter[Any] = Counter()
         asyncio.run(storm(own.address, seconds=1, callers=4, tell=Counter()))
