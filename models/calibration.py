@@ -8,7 +8,9 @@ itself uncertain, so that rows with one have factors of their own.
 
 Trends, too, go on more often in simulations than in some calendars, so that a checkpoint may ask
 for caution there: its quantiles are moved by a share towards a forecast that hardly trusts a trend
-(`shopcast.caution`, chosen on the same series).
+(`shopcast.caution`, chosen on the same series). And what a series was lately, all times alike, is a
+forecast that is hard to beat where little but chance moves it: quantiles are moved by another share
+towards those of its latest values (`shopcast.recall`).
 
 Invariant: calibration keeps the median, and quantiles never cross.
 """
@@ -24,6 +26,9 @@ from models.base import CheckpointError, FloatArray
 from models.seasonal import Seasons
 
 UNKNOWN, NONE, ADJUSTED = "unknown", "none", " adjusted"
+INTERMITTENT = "intermittent"
+#: Latest values of a row that are recalled, and how many of them say anything.
+LATELY, FEWEST_SEEN = 60, 12
 LEAST, MOST = 0.25, 4.0
 
 Sides = tuple[float, float]
@@ -101,10 +106,59 @@ class Caution:
 
 def caution_of(options: Mapping[str, object]) -> Caution:
     """What a checkpoint says of its caution. Raises CheckpointError if it makes no sense."""
-    said = _object(options, "caution")
+    return Caution(_shares(options, "caution"))
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Shares, by `kind_of`, of the way to the quantiles of a row's latest values; 0 for others.
+
+    A row that was mostly zero lately has that of the kind "intermittent", if there is one.
+    """
+
+    shares: Mapping[str, float]
+
+    def apply(
+        self,
+        quantiles: FloatArray,
+        levels: Sequence[float],
+        seasons: Sequence[Seasons],
+        history: FloatArray,
+    ) -> FloatArray:
+        """(rows, levels, steps), monotone, of rows with this history (rows, time) → the same."""
+        if not self.shares:
+            return quantiles
+        ordered = np.sort(history[:, -LATELY:], axis=1)  # what is missing comes last
+        count = (~np.isnan(ordered)).sum(axis=1)
+        shares = np.array([self.shares.get(kind_of(each), 0.0) for each in seasons])
+        rare = (ordered == 0).sum(axis=1) > count / 2
+        shares = np.where(rare, self.shares.get(INTERMITTENT, shares), shares)
+        chosen = np.flatnonzero((shares > 0) & (count >= FEWEST_SEEN))
+        answer = quantiles.copy()
+        lately = _ranked(ordered[chosen], count[chosen], levels)[:, :, None]
+        answer[chosen] += shares[chosen, None, None] * (lately - quantiles[chosen])
+        return answer
+
+
+def _ranked(ordered: FloatArray, count: NDArray[np.int_], levels: Sequence[float]) -> FloatArray:
+    """(rows, levels) quantiles of the first `count` of ascending values, linear between them."""
+    place = np.asarray(levels) * (count[:, None] - 1)
+    left = np.floor(place).astype(np.intp)
+    right = np.minimum(left + 1, count[:, None] - 1)
+    low, high = (np.take_along_axis(ordered, each, axis=1) for each in (left, right))
+    return np.asarray(low + (place - left) * (high - low))
+
+
+def recall_of(options: Mapping[str, object]) -> Recall:
+    """What a checkpoint says of its recall. Raises CheckpointError if it makes no sense."""
+    return Recall(_shares(options, "recall"))
+
+
+def _shares(options: Mapping[str, object], name: str) -> dict[str, float]:
+    said = _object(options, name)
     for kind, number in said:
-        _verify(number, f"caution.{kind}", 0.0, 1.0)
-    return Caution({kind: float(number) for kind, number in said})
+        _verify(number, f"{name}.{kind}", 0.0, 1.0)
+    return {kind: float(number) for kind, number in said}
 
 
 def _object(options: Mapping[str, object], name: str) -> list[tuple[str, Any]]:

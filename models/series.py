@@ -30,7 +30,7 @@ from models.base import (
     SeriesTask,
     Work,
 )
-from models.calibration import calibration_of, caution_of
+from models.calibration import calibration_of, caution_of, recall_of
 from models.censoring import complete, spells
 from models.checkpoint import SeriesCheckpoint, load_series
 from models.effects import CovariateEffects, without_effects
@@ -50,7 +50,7 @@ from models.placement import (
 )
 from models.seasonal import SeasonalAdjustment, adjust
 
-ENGINE = 5  # raise it when the same weights begin to answer differently
+ENGINE = 6  # raise it when the same weights begin to answer differently
 PATH_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # followed beyond one horizon
 FARTHEST = 6.0  # from the history's mean a guide counts, in the network's space; as in training
 LARGEST = float(np.finfo(np.float32).max)
@@ -119,6 +119,7 @@ class SeriesNetwork:
         self._effects = _chosen(covariate_effects, options, "covariate_effects")
         self._guided = bool(options.get("guide", False))
         self._caution = caution_of(options)
+        self._recall = recall_of(options)
         self._dependence = dependence_of(options)
         self._calibration = calibration_of(options)
         self._paths = _paths(self._levels)
@@ -260,7 +261,8 @@ class SeriesNetwork:
         _verify_finite(raw)
         sane = distribution.monotone(_bounded(raw))
         cautious = self._held_back(sane, rows.past[rows.target], self._caution.of(seasons))
-        calibrated = self._calibration.apply(cautious, self._levels, seasons, seasonal)
+        recalled = self._recall.apply(cautious, self._levels, seasons, rows.past[rows.target])
+        calibrated = self._calibration.apply(recalled, self._levels, seasons, seasonal)
         answer = distribution.widen(calibrated, self._levels, deviations)
         for part in reversed(undone):
             answer = part.restore(answer)

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from models.base import CheckpointError, Series, SeriesTask
-from models.calibration import Calibration, calibration_of, caution_of, kind_of
+from models.calibration import (
+    Calibration,
+    Recall,
+    calibration_of,
+    caution_of,
+    kind_of,
+    recall_of,
+)
 from models.checkpoint import load_series
 from models.guide import guide
 from models.series import SeriesNetwork
@@ -76,6 +83,44 @@ def test_caution_moves_all_quantiles_towards_a_forecast_without_trend(
     np.testing.assert_allclose(whole.quantiles[0, 1], guide(values, 6, trends=False)[0], rtol=1e-4)
     middle = (plain.quantiles + whole.quantiles) / 2
     np.testing.assert_allclose(half.quantiles, middle, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("said", [0.5, {"52": -0.1}, {"intermittent": 1.5}, {"7": "much"}])
+def test_recall_must_be_a_share(said: object) -> None:
+    with pytest.raises(CheckpointError, match="recall"):
+        recall_of({"recall": said})
+
+
+def test_recall_moves_quantiles_towards_those_of_the_latest_values() -> None:
+    missing = np.where(np.arange(100) % 4 == 0, np.nan, 1000.0)
+    missing[-60:] = np.random.default_rng(0).permutation(
+        np.append(np.arange(1.0, 52), [np.nan] * 9)
+    )
+    quantiles = np.array([[[0.0], [10.0], [20.0]]] * 2)
+    weekly, monthly = Recall({"52": 0.5}).apply(
+        quantiles, LEVELS, [(52,), (12,)], np.stack([missing] * 2)
+    )
+    np.testing.assert_allclose(weekly[:, 0], [3.0, 18.0, 33.0])  # half-way to 6, 26 and 46
+    np.testing.assert_allclose(monthly, quantiles[1])
+
+
+def test_recall_of_rows_that_are_mostly_zero_is_their_own() -> None:
+    rare = np.tile([0.0, 0.0, 4.0], 20)
+    quantiles = np.array([[[0.0], [1.0], [2.0]]])
+    own, as_others = (
+        Recall(shares).apply(quantiles, LEVELS, [(7,)], rare[None])[0, :, 0]
+        for shares in ({"7": 0.5, "intermittent": 1.0}, {"7": 0.5})
+    )
+    np.testing.assert_allclose(own, [0.0, 0.0, 4.0])
+    np.testing.assert_allclose(as_others, [0.0, 0.5, 3.0])
+
+
+def test_little_history_recalls_nothing() -> None:
+    quantiles = np.array([[[0.0], [1.0], [2.0]]] * 2)
+    history = np.full((2, 60), np.nan)
+    history[1, -11:] = 5.0
+    answer = Recall({"7": 1.0}).apply(quantiles, LEVELS, [(7,)] * 2, history)
+    np.testing.assert_allclose(answer, quantiles)
 
 
 def test_a_checkpoint_s_own_factors_widen_its_intervals(
