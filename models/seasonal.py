@@ -362,7 +362,9 @@ def _moving_average(values: Floats, length: int) -> Floats:
     that what it is padded with does not matter.
     """
     seen = ~np.isnan(values)
-    sums, counts = (_windows(part, length) for part in (np.where(seen, values, 0.0), seen * 1.0))
+    sums = _windows(np.where(seen, values, 0.0), length)
+    alike = seen[:1] if (seen == seen[:1]).all() else seen  # rows without gaps count once
+    counts = _windows(alike * 1.0, length)
     inside = np.arange(values.shape[1]) >= seen.argmax(axis=1)[:, None] + length // 2
     known = inside & (counts >= 0.5 * length * _open_share(seen))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -481,17 +483,20 @@ def _shrunk(cycles: Floats, weights: Floats) -> Floats:
     phases would give them. weights: (rows, cycles, 1).
     """
     seen = ~np.isnan(cycles)
-    weights = np.where(seen, weights, 0.0)
-    total = weights.sum(axis=1)
+    filled, counted = np.where(seen, cycles, 0.0), seen * 1.0
+    along = weights.transpose(0, 2, 1)
+    total, square = (along @ counted)[:, 0], (along**2 @ counted)[:, 0]
     present = total > 0
     safe = np.where(present, total, 1.0)
-    count = safe**2 / np.where(present, (weights**2).sum(axis=1), 1.0)  # as if so many cycles
-    mean = np.nansum(cycles * weights, axis=1) / safe
+    count = safe**2 / np.where(present, square, 1.0)  # as if so many cycles
+    mean = (along @ filled)[:, 0] / safe
     phases = np.maximum(present.sum(axis=1), 2)
     mean = np.where(present, mean - _over(mean, present)[:, None], 0.0)
-    within = np.where(seen, cycles - _over(cycles, seen, axis=1)[:, None, :], 0.0)
-    freedom = np.maximum(seen.sum(axis=(1, 2)) - phases, 1)
-    noise = (within**2).sum(axis=(1, 2)) / freedom
+    each = np.ones((1, cycles.shape[1]))
+    alone = (each @ filled) / np.maximum(each @ counted, 1)
+    within = np.where(seen, cycles - alone, 0.0).reshape(len(cycles), -1)
+    freedom = np.maximum(counted.reshape(len(cycles), -1).sum(axis=1) - phases, 1)
+    noise = np.einsum("rt,rt->r", within, within) / freedom
     per_mean = _over(1.0 / np.maximum(count, 1), present)
     between = (mean**2).sum(axis=1) / (phases - 1)
     with np.errstate(invalid="ignore", divide="ignore"):
