@@ -30,6 +30,7 @@ from models.tuning import TrainProgress, TrainSettings
 if TYPE_CHECKING:
     from models.gate import Verdict
     from models.series import SeriesNetwork
+    from models.tuning import Trained
 
 FEWEST_SERIES = 5
 #: Periods that are forecast by default, by the letter of the calendar.
@@ -44,19 +45,26 @@ VERDICT = "verdict.json"
 
 T = TypeVar("T")
 
-FINETUNE = Road(
-    {
-        "read": 2,
-        "split": 1,
-        "fit": 70,
-        "score": 22,
-        "gate": 1,
-        "register": 2,
-        "promote": 2,
-    },
-    lambda desk: Retraining(desk).steps(),
-    last=frozenset({"register", "promote"}),
-)
+Fit = Callable[["Retraining"], Facts]
+"""Makes a candidate from the parent, into `made`; `until` and `whole` among its facts."""
+
+
+def road_by(fit: Fit, *, share: float) -> Road:
+    """A retraining with this way to a candidate. share: of the time that it takes."""
+    rest = 1 - share
+    return Road(
+        {
+            "read": 0.07 * rest,
+            "split": 0.03 * rest,
+            "fit": share,
+            "score": 0.73 * rest,
+            "gate": 0.03 * rest,
+            "register": 0.07 * rest,
+            "promote": 0.07 * rest,
+        },
+        lambda desk: Retraining(desk, fit).steps(),
+        last=frozenset({"register", "promote"}),
+    )
 
 
 class Stores:
@@ -139,10 +147,10 @@ class Subject:
 
 
 class Retraining:
-    """The steps of one fine-tuning of the series network."""
+    """The steps from a dataset to a version of the series network."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk, self.job = desk, desk.job
+    def __init__(self, desk: Desk, fit: Fit) -> None:
+        self.desk, self.job, self._fit = desk, desk.job, fit
         self.stores = Stores(desk)
         self.subject = Subject(desk, self.stores)
 
@@ -161,39 +169,18 @@ class Retraining:
         """Hold windows out, and pin the versions that are compared."""
         held = self.subject.split()
         versions, name = self.stores.versions, self.job.model
-        parent = self.stores.version_of(name, self.job.details["parent"])
-        production = self.stores.version_of(name, PRODUCTION)
-        for number in {parent, production}:
+        wanted = {"parent": self.job.details["parent"], "production": PRODUCTION}
+        if "teacher" in self.job.details:
+            wanted["teacher"] = self.job.details["teacher"]
+        numbers = {role: self.stores.version_of(name, each) for role, each in wanted.items()}
+        for number in set(numbers.values()):
             _refuse_seen(self.subject, versions, versions.get(name, number), held)
-        return held | {"parent": parent, "production": production}
+        return held | numbers
 
     def fit(self) -> Facts:
-        """Train from the parent on what lies before the held-out windows."""
-        from models.train import fine_tune
-
-        parent = self._checkpoint("parent")
-        settings = train_settings(self.job.details)
+        """Make the candidate from what lies before the held-out windows."""
         self.desk.state.mkdir(parents=True, exist_ok=True)
-        trained = refusable(
-            lambda: fine_tune(
-                parent.directory,
-                self.subject.records,
-                self.subject.plan,
-                self._made,
-                state=self.desk.state / "run",
-                settings=settings,
-                base_of=parent.base,
-                threads=job_threads(self.desk),
-                told=self._tell,
-            )
-        )
-        before, after = trained.scores["zero_shot"], trained.scores["tuned"]
-        self.desk.note(
-            f"{trained.steps} of {trained.steps_done} steps kept, {trained.trained:,} of "
-            f"{trained.parameters:,} weights trained; validation {before:.4f} to {after:.4f}"
-        )
-        facts: Facts = plain(asdict(trained))
-        return facts
+        return self._fit(self)
 
     def score(self) -> Facts:
         """Compare the candidate with production and with methods that learn nothing."""
@@ -228,7 +215,7 @@ class Retraining:
             evaluation=facts["gate"] | {"scores": facts["score"]},
             settings=dict(self.job.details),
         )
-        number = self.stores.versions.register(self.job.model, self._made, manifest)
+        number = self.stores.versions.register(self.job.model, self.made, manifest)
         self.desk.note(f"registered as version {number} of {self.job.model}")
         return {"version": number}
 
@@ -252,10 +239,10 @@ class Retraining:
         return {"promoted": False, "state": "awaiting_promotion"}
 
     @property
-    def _made(self) -> Path:
+    def made(self) -> Path:
         return self.desk.state / "made"
 
-    def _checkpoint(self, role: str) -> Checkpoint:
+    def checkpoint(self, role: str) -> Checkpoint:
         number = self.desk.facts["split"][role]
         return self.stores.versions.checkpoint_of(self.job.model, number)
 
@@ -264,7 +251,7 @@ class Retraining:
         from models.gate import Rules, judge, simulated
 
         facts, plan = self.desk.facts, self.subject.plan
-        production = load_series(self.desk, self._checkpoint("production"))
+        production = load_series(self.desk, self.checkpoint("production"))
         candidate = load_series(self.desk, self._candidate())
         counted = Counted(self.desk, 3 * facts["split"]["windows"])
         return refusable(
@@ -284,10 +271,44 @@ class Retraining:
 
     def _candidate(self) -> Checkpoint:
         whole = self.desk.facts["fit"].get("whole", True)
-        return Checkpoint(self._made, None if whole else self._checkpoint("parent").directory)
+        return Checkpoint(self.made, None if whole else self.checkpoint("parent").directory)
 
-    def _tell(self, progress: TrainProgress) -> None:
+    def tell(self, progress: TrainProgress) -> None:
         self.desk.tell(told_of(progress))
+
+    def note_trained(self, trained: "Trained") -> None:
+        """Say in the log what a training came to."""
+        before, after = trained.scores["zero_shot"], trained.scores["tuned"]
+        self.desk.note(
+            f"{trained.steps} of {trained.steps_done} steps kept, {trained.trained:,} of "
+            f"{trained.parameters:,} weights trained; validation {before:.4f} to {after:.4f}"
+        )
+
+
+def fine_tuned(work: Retraining) -> Facts:
+    """Train the parent further."""
+    from models.train import fine_tune
+
+    parent = work.checkpoint("parent")
+    trained = refusable(
+        lambda: fine_tune(
+            parent.directory,
+            work.subject.records,
+            work.subject.plan,
+            work.made,
+            state=work.desk.state / "run",
+            settings=train_settings(work.job.details),
+            base_of=parent.base,
+            threads=job_threads(work.desk),
+            told=work.tell,
+        )
+    )
+    work.note_trained(trained)
+    facts: Facts = plain(asdict(trained))
+    return facts
+
+
+FINETUNE = road_by(fine_tuned, share=0.7)
 
 
 def settled(job: Job, versions: Versions) -> State | None:

@@ -8,9 +8,16 @@ from app.desk import Road
 from app.errors import JobError
 from app.evaluation import EVALUATE
 from app.retrain import FINETUNE
+from app.variants import DISTILL, QUANTIZE, SEARCH
 
-VERSION = "1"
-ROADS: dict[str, Road] = {"finetune": FINETUNE, "evaluate": EVALUATE}
+VERSION = "2"
+ROADS: dict[str, Road] = {
+    "finetune": FINETUNE,
+    "evaluate": EVALUATE,
+    "search": SEARCH,
+    "distill": DISTILL,
+    "quantize": QUANTIZE,
+}
 
 
 def road_of(kind: str) -> Road:

@@ -20,7 +20,9 @@ from models.tuning import TrainSettings
 MOST_LEVELS = 99
 LONGEST_DAYS = 730
 #: What this release does, by the model.
-DONE: dict[str, tuple[Kind, ...]] = {"sales": ("finetune", "evaluate")}
+DONE: dict[str, tuple[Kind, ...]] = {
+    "sales": ("finetune", "evaluate", "search", "distill", "quantize")
+}
 
 Model = Annotated[
     Literal["sales", "purchase"], Field(description="The model, by its name in answers.")

@@ -192,3 +192,44 @@ def test_versions_are_scored_into_a_file(shop: Shop) -> None:
     assert set(job.facts["score"]) == {"1", "seasonal naive"}
     found = orjson.loads((shop.files(job) / job.facts["write"]["file"]).read_bytes())
     assert len(found["scores"]) == 8 * 2 * 2
+
+
+def test_a_search_keeps_the_best_of_its_trials(shop: Shop) -> None:
+    dataset = shop.dataset(sales())
+    words = QUICK | {"steps": 4, "look_every": 2}
+    job = shop.done(dataset, kind="search", trials=2, **words, prediction_length=7, promote="never")
+    assert (job.state, job.error) == ("succeeded", None)
+    found = job.facts["fit"]["search"]
+    assert found["finished"] + found["pruned"] == 2
+    assert "learning_rate" in found["chosen"]
+    assert shop.versions.get("sales", job.facts["register"]["version"]).manifest.source == "search"
+
+
+def test_a_version_learns_from_a_larger_one(shop: Shop) -> None:
+    dataset = shop.dataset(sales())
+    teacher = shop.versions.register("sales", shipped("series"), Manifest("shipped"))
+    words = QUICK | {"steps": 4, "look_every": 4, "parent": 1, "teacher": teacher}
+    job = shop.done(dataset, kind="distill", **words, prediction_length=7, promote="manual")
+    assert job.error is None
+    assert job.state == "awaiting_promotion"
+    fit = job.facts["fit"]
+    assert fit["child"]["bytes"] < fit["teacher"]["bytes"]
+    assert fit["whole"]
+
+
+def test_eight_bits_wait_for_a_person(shop: Shop) -> None:
+    dataset = shop.dataset(sales())
+    parent = shop.versions.register("sales", shipped("series"), Manifest("shipped"))
+    job = shop.done(
+        dataset, kind="quantize", parent=parent, prediction_length=7, origins=1, margin=-0.05
+    )
+    assert (job.state, job.error) == ("awaiting_promotion", None)
+    fit = job.facts["fit"]
+    assert fit["child"]["weight_bytes"] < 0.3 * fit["parent"]["weight_bytes"]
+    number = job.facts["register"]["version"]
+    shop.versions.promote("sales", number, actor="test")
+    ends_s = time.monotonic() + PATIENCE_S
+    while shop.book.get(job.id).state != "succeeded":
+        assert time.monotonic() < ends_s
+        time.sleep(0.1)
+    shop.versions.rollback("sales", actor="test")

@@ -1,0 +1,108 @@
+"""Other ways to a candidate than one fine-tuning: searched for, distilled, rounded to 8 bits.
+
+Invariant: they differ from a retraining in the step `fit` alone, and pass the same gate.
+"""
+
+from dataclasses import asdict
+
+from app.desk import Facts, Told
+from app.errors import JobError
+from app.plain import plain
+from app.retrain import Retraining, job_threads, refusable, road_by, told_of, train_settings
+
+
+def searched(work: Retraining) -> Facts:
+    """Fine-tune by several settings, and keep what the validation windows like best."""
+    from models.search import SearchProgress, SearchSettings, search
+
+    def tell(progress: SearchProgress) -> None:
+        told = told_of(progress.training)
+        share = (progress.trial - 1 + told.share) / progress.trials
+        work.desk.tell(Told(min(1.0, share), told.step, told.training, told.validation))
+
+    details, parent = dict(work.job.details), work.checkpoint("parent")
+    budget_s = details.pop("time_budget_s", None)  # of all trials together
+    found = refusable(
+        lambda: search(
+            parent.directory,
+            work.subject.records,
+            work.subject.plan,
+            work.made,
+            state=work.desk.state / "run",
+            settings=SearchSettings(trials=details["trials"], budget_s=budget_s),
+            train=train_settings(details),
+            base_of=parent.base,
+            threads=job_threads(work.desk),
+            told=tell,
+        )
+    )
+    work.desk.note(f"{found.finished} trials ended, {found.pruned} were cut short: {found.chosen}")
+    work.note_trained(found.trained)
+    facts: Facts = plain(asdict(found.trained))
+    return facts | {
+        "search": {
+            "chosen": plain(found.chosen),
+            "finished": found.finished,
+            "pruned": found.pruned,
+        }
+    }
+
+
+def distilled(work: Retraining) -> Facts:
+    """Teach the parent what another version says of the records."""
+    from models.compress import distill
+
+    student, teacher = work.checkpoint("parent"), work.checkpoint("teacher")
+    if student.base is not None:
+        number = work.desk.facts["split"]["parent"]
+        raise JobError(
+            f"version {number} is an adapter on another one; name a whole version as `parent`, "
+            "such as the shipped one"
+        )
+    made = refusable(
+        lambda: distill(
+            teacher.directory,
+            student.directory,
+            work.subject.records,
+            work.subject.plan,
+            work.made,
+            state=work.desk.state / "run",
+            settings=train_settings(work.job.details),
+            teacher_base=teacher.base,
+            told=work.tell,
+        )
+    )
+    trained = made.trained
+    assert trained is not None  # noqa: S101 - it always trains
+    work.note_trained(trained)
+    facts: Facts = plain(asdict(trained))
+    return facts | {"child": plain(asdict(made.child)), "teacher": plain(asdict(made.parent))}
+
+
+def quantized(work: Retraining) -> Facts:
+    """Round the parent's weights to 8 bits."""
+    from models.compress import quantize
+
+    parent = work.checkpoint("parent")
+    made = refusable(
+        lambda: quantize(
+            parent.directory,
+            work.subject.records,
+            work.subject.plan,
+            work.made,
+            base_of=parent.base,
+        )
+    )
+    child, before = made.child, made.parent
+    work.desk.note(
+        f"weights in {child.weight_bytes:,} bytes instead of {before.weight_bytes:,}; "
+        f"{child.rows_per_s:,.0f} series/s instead of {before.rows_per_s:,.0f}; "
+        f"loss {child.loss:.4f} instead of {before.loss:.4f}"
+    )
+    facts: Facts = plain(asdict(made))
+    return facts | {"whole": True, "until": None}
+
+
+SEARCH = road_by(searched, share=0.85)
+DISTILL = road_by(distilled, share=0.7)
+QUANTIZE = road_by(quantized, share=0.2)
