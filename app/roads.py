@@ -4,6 +4,7 @@ Invariant: `VERSION` rises whenever a road changes so that a job begun on the ol
 here; such a job begins anew.
 """
 
+from app.bulk import PREDICT
 from app.desk import Road
 from app.errors import JobError
 from app.evaluation import EVALUATE
@@ -17,6 +18,7 @@ ROADS: dict[str, Road] = {
     "search": SEARCH,
     "distill": DISTILL,
     "quantize": QUANTIZE,
+    "predict": PREDICT,
 }
 
 

@@ -21,7 +21,8 @@ MOST_LEVELS = 99
 LONGEST_DAYS = 730
 #: What this release does, by the model.
 DONE: dict[str, tuple[Kind, ...]] = {
-    "sales": ("finetune", "evaluate", "search", "distill", "quantize")
+    "sales": ("finetune", "evaluate", "search", "distill", "quantize", "predict"),
+    "purchase": ("predict",),
 }
 
 Model = Annotated[
