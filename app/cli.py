@@ -177,6 +177,9 @@ IdColumn = Annotated[str, _file_option("Column or columns that tell items apart.
 TimeColumn = Annotated[str | None, _file_option("Column of dates.", "NAME")]
 TargetColumn = Annotated[str | None, _file_option("Column to forecast.", "NAME")]
 KnownFuture = Annotated[str, _file_option("Covariates whose future is in the file.", "NAMES")]
+OutOfStock = Annotated[
+    str | None, _file_option("Column of 1 where the shelf was empty: sold is not demand.", "NAME")
+]
 KnownPast = Annotated[str, _file_option("Covariates of which the past alone is used.", "NAMES")]
 DateFormat = Annotated[str | None, _file_option("How dates are written, as in %d/%m/%Y.", "FORMAT")]
 Alias = Annotated[str, typer.Option(help="Alias or version.", metavar="NAME", rich_help_panel=WHO)]
@@ -300,6 +303,7 @@ def predict_sales(
     target_column: TargetColumn = None,
     known_future: KnownFuture = "",
     known_past: KnownPast = "",
+    out_of_stock: OutOfStock = None,
     date_format: DateFormat = None,
     server: Server = None,
     key: Key = None,
@@ -336,6 +340,7 @@ def predict_sales(
         target=target_column,
         known_future=_names(known_future),
         known_past=_names(known_past),
+        out_of_stock=out_of_stock,
         layout=layout.value if layout else None,
         date_format=date_format,
     )
@@ -405,6 +410,7 @@ def predict_inventory(
     ] = "",
     time_column: Annotated[str | None, _file_option("Column of dates.", "NAME")] = None,
     target_column: Annotated[str | None, _file_option("Column of sales.", "NAME")] = None,
+    out_of_stock: OutOfStock = None,
     server: Server = None,
     key: Key = None,
     model: Annotated[
@@ -431,6 +437,7 @@ def predict_inventory(
         item=_names(id_column),
         time=time_column,
         target=target_column,
+        out_of_stock=out_of_stock,
         layout=layout.value if layout else None,
     )
     stocks = read_stocks(stock)

@@ -188,6 +188,7 @@ def _task(history: History, ask: Ask) -> SeriesTask:
     series = Series(
         target=history.target[np.newaxis, :],
         covariates=history.covariates,
+        censored=history.out_of_stock,
         season_lengths=season_lengths(ask.freq),
         non_negative=bool((known >= 0).all()),
     )
@@ -228,9 +229,11 @@ def _input(history: History) -> dict[str, Any]:
     past = {each.name: _cells(each.past) for each in history.covariates}
     ahead = {e.name: _cells(e.future) for e in history.covariates if e.future is not None}
     covariates = {"past_covariates": past, "future_covariates": ahead}
+    short = history.out_of_stock
     return {
         **known,
         "target": _cells(history.target),
+        **({} if short is None else {"out_of_stock": short.tolist()}),
         **{name: values for name, values in covariates.items() if values},
     }
 

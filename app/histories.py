@@ -19,6 +19,7 @@ from app.tables import Columns, Table, refuse
 from models.base import CategoryArray, Covariate, FloatArray
 
 Gaps = Literal["missing", "zero"]
+Flags = NDArray[np.bool_]
 Places = NDArray[np.intp]  # rows of an item, -1 for none
 
 #: Share of a guessed calendar's periods that must have a row; fewer look like single events.
@@ -39,6 +40,7 @@ class History:
     times: pd.DatetimeIndex
     target: FloatArray  # (history,)
     covariates: tuple[Covariate, ...] = ()
+    out_of_stock: Flags | None = None  # (history,), where sales are only a lower bound of demand
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,6 +90,8 @@ def build(
     calendar = _Calendar(alias, prediction_length, gaps, observed.max(), notes=notes)
     _refuse_off_calendar(rows, alias, table.place)
     extras = table.extras.loc[rows.index]
+    if columns.out_of_stock:
+        rows = rows.assign(short=_flags(extras.pop(columns.out_of_stock), rows, table.place))
     known = _candidates(rows, extras, columns)
     groups = rows.groupby("item", sort=False)
     histories = tuple(_history(group, extras, known, calendar) for _, group in groups)
@@ -303,7 +307,20 @@ def _history(
     covariates = tuple(
         _covariate(beside[name], past, future if ahead else None) for name, ahead in known.items()
     )
-    return History(str(rows["item"].iloc[0]), times, target, covariates)
+    short = rows["short"].to_numpy()[past] & (past >= 0) if "short" in rows else np.zeros(0, bool)
+    name = str(rows["item"].iloc[0])
+    return History(name, times, target, covariates, short if short.any() else None)
+
+
+def _flags(column: pd.Series, rows: pd.DataFrame, place: str) -> Flags:
+    """A column of 1 and 0, true and false; an empty cell is false."""
+    wrong = (column.notna() & ~column.isin([0, 1])).to_numpy()
+    if wrong.any():
+        message = (
+            f"column {column.name!r} holds {str(column[wrong].iloc[0])!r}, which is not 1 or 0"
+        )
+        raise refuse(message, lines=sorted(rows.loc[wrong, "line"]), place=place)
+    return np.asarray(column == 1, dtype=np.bool_)
 
 
 def _covariate(column: pd.Series, past: Places, future: Places | None) -> Covariate:

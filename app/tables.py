@@ -60,12 +60,18 @@ class Columns:
     target: str | None = None
     known_future: tuple[str, ...] = ()
     known_past: tuple[str, ...] = ()
+    out_of_stock: str | None = None
     layout: Layout | None = None
     date_format: str | None = None
 
     @property
     def covariates(self) -> tuple[str, ...]:
         return self.known_future + self.known_past
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """Columns that stand beside item, time and target."""
+        return self.covariates + ((self.out_of_stock,) if self.out_of_stock else ())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,7 +118,7 @@ class Sheet:
 
 def read(path: Path, columns: Columns) -> Table:
     """Read a file of sales. Raises InvalidInputError, OSError."""
-    asked = (*columns.item, columns.time, columns.target, *columns.covariates)
+    asked = (*columns.item, columns.time, columns.target, *columns.beside)
     sheet = open_sheet(path, asked)
     dated = _dated_headers(sheet)
     if dated and columns.layout != "long":
@@ -134,7 +140,7 @@ def is_wide(sheet: Sheet, columns: Columns) -> bool:
 def long_columns(sheet: Sheet, columns: Columns) -> Columns:
     """The columns of a long table, those guessed that are not said. Raises InvalidInputError."""
     time = columns.time or _guess_time(sheet)
-    left = [name for name in sheet.cells.columns if name not in {time, *columns.covariates}]
+    left = [name for name in sheet.cells.columns if name not in {time, *columns.beside}]
     target = columns.target or _guess_target(sheet, columns, left)
     left = [name for name in left if name != target]
     item = columns.item or _guess_item(sheet, time, left)
@@ -281,7 +287,7 @@ def _is_wide(sheet: Sheet, columns: Columns, time: str) -> bool:
     if columns.layout is not None:
         return columns.layout == "wide"
     others = [name for name in sheet.cells.columns if name != time]
-    spoken_for = columns.item or columns.target or columns.covariates
+    spoken_for = columns.item or columns.target or columns.beside
     if spoken_for or len(others) < 2 or known_columns(others, LONG_NAMES):
         return False
     unique = not sheet.cells[time].duplicated().any()
@@ -338,9 +344,9 @@ def _table(sheet: Sheet, rows: pd.DataFrame, extras: pd.DataFrame | None = None)
 
 
 def _refuse_covariates(columns: Columns) -> None:
-    if columns.covariates:
-        message = "a wide table has no columns for covariates; use a long one, a row a period"
-        raise refuse(f"{quoted(columns.covariates)}: {message}")
+    if columns.beside:
+        message = "a wide table has no columns beside the sales; use a long one, a row a period"
+        raise refuse(f"{quoted(columns.beside)}: {message}")
 
 
 # --- guesses

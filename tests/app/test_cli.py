@@ -384,6 +384,28 @@ def test_inventory_is_the_same_from_a_server(
     assert here == there
 
 
+def test_sales_of_an_empty_shelf_are_not_all_of_demand(
+    terminal: Terminal, settings: dict[str, str], long: Path, stock: Path, tmp_path: Path
+) -> None:
+    sales = pd.read_csv(long)
+    sales["empty"] = sales["units"].notna() & (sales.index % 5 == 0)
+    sales.loc[sales["empty"], "units"] = 0
+    sales.to_csv(tmp_path / "short.csv", index=False)
+    words = ("predict", "inventory", tmp_path / "short.csv", "--stock", stock)
+    as_sold, _ = terminal.run(*words)
+    here, err = terminal.run(*words, "--out-of-stock", "empty")
+    assert here != as_sold
+    assert "empty" not in err
+    service = Settings(
+        series_checkpoint=Path(settings["SHOPCAST_SERIES_CHECKPOINT"]), data_dir=tmp_path / "there"
+    )
+    with running(service) as address:
+        there, _ = terminal.run(*words, "--out-of-stock", "empty", "--server", address)
+    assert here == there
+    plain = ("predict", "sales", tmp_path / "short.csv")
+    assert terminal.run(*plain, "--out-of-stock", "empty")[0] != terminal.run(*plain)[0]
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

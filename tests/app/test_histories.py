@@ -188,6 +188,21 @@ def test_covariates_can_be_named(tmp_path: Path) -> None:
     assert promo.future is None
 
 
+def test_periods_out_of_stock_are_marked_and_are_no_covariate(tmp_path: Path) -> None:
+    frame = daily("a").assign(empty=lambda rows: rows["units"] == 3).drop(index=5)
+    item = histories(tmp_path, frame, Columns(out_of_stock="empty")).items[0]
+    assert item.covariates == ()
+    assert item.out_of_stock is not None
+    assert np.flatnonzero(item.out_of_stock).tolist() == [3]
+    assert len(item.out_of_stock) == len(item.target)
+
+
+def test_a_column_out_of_stock_that_is_no_flag_is_refused_by_line(tmp_path: Path) -> None:
+    frame = daily("a").assign(empty=[0, 2, *[1] * 18])
+    with pytest.raises(InvalidInputError, match=r"line 3: column 'empty' holds '2\.0'"):
+        histories(tmp_path, frame, Columns(out_of_stock="empty"))
+
+
 def test_times_with_an_offset_keep_it(tmp_path: Path) -> None:
     frame = daily("a")
     frame["date"] = frame["date"].dt.strftime("%Y-%m-%dT%H:%M:%S+01:00")

@@ -184,6 +184,6 @@ def test_a_column_that_is_not_there_is_refused(write: Write) -> None:
 
 def test_covariates_of_a_wide_table_are_refused(write: Write) -> None:
     path = write("sku,price,2026-01,2026-02,2026-03\na,2,1,2,3\n")
-    assert "a wide table has no columns for covariates" in refused(
+    assert "a wide table has no columns beside the sales" in refused(
         path, Columns(known_future=("price",))
     )
