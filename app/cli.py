@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from typer.core import TyperGroup
 
-from app import jobs_cli, keys_cli, models_cli
+from app import datasets_cli, jobs_cli, keys_cli, models_cli
 from app.errors import (
     ConfigurationError,
     InvalidInputError,
@@ -107,6 +107,7 @@ backtests = typer.Typer(
 )
 app.add_typer(predict, name="predict")
 app.add_typer(keys_cli.app, name="keys")
+app.add_typer(datasets_cli.app, name="datasets")
 app.add_typer(jobs_cli.finetune, name="finetune")
 app.add_typer(jobs_cli.app, name="jobs")
 app.add_typer(backtests, name="backtest")

@@ -203,6 +203,13 @@ class Datasets:
                 raise _unknown(id_)
             return _from_row(row)
 
+    def check_kind(self, id_: str, model: str) -> None:
+        """Raise NotFoundError, or InvalidInputError if a data set is none that a model learns from.
+
+        Blocking.
+        """
+        self._of_kind(id_, "series" if model == "sales" else "events")
+
     def series(self, id_: str) -> SeriesContents:
         """What a data set of series holds. Raises NotFoundError, InvalidInputError."""
         dataset = self._of_kind(id_, "series")

@@ -12,9 +12,11 @@ import orjson
 
 from app import diary
 from app.api.job_words import read_job, shown_job
+from app.datasets import Datasets
 from app.db import is_local, migrate, open_database
 from app.errors import InvalidInputError, Issue, NotFoundError, ShopcastError, UnavailableError
 from app.jobs import Book, Wanted, directory_of
+from app.metrics import Metrics
 from app.settings import Settings
 from app.versions import operator
 
@@ -50,11 +52,15 @@ class Here:
         self._settings = settings
         if is_local(settings.database):
             migrate(settings.database)
-        self._book = Book(open_database(settings.database))
+        database = open_database(settings.database)
+        self._book, self._datasets = Book(database), Datasets(database, settings, Metrics())
 
     def ask(self, words: dict[str, Any]) -> Shown:
         most = self._settings.max_queued_jobs
-        job, _ = self._book.add(read_job(words), actor=operator(), most_queued=most)
+        asked = read_job(words)
+        if asked.dataset_id is not None:
+            self._datasets.check_kind(asked.dataset_id, asked.model)
+        job, _ = self._book.add(asked, actor=operator(), most_queued=most)
         return shown_job(job)
 
     def show(self, job_id: str) -> Shown:
@@ -81,34 +87,34 @@ class There:
         self._client = client
 
     def ask(self, words: dict[str, Any]) -> Shown:
-        return self._json("POST", "/jobs", json=words)
+        return self.json("POST", "/jobs", json=words)
 
     def show(self, job_id: str) -> Shown:
-        return self._json("GET", f"/jobs/{job_id}")
+        return self.json("GET", f"/jobs/{job_id}")
 
     def some(self, limit: int, kind: str | None, state: str | None) -> list[Shown]:
         wanted = {"limit": limit, "kind": kind, "state": state}
         query = {name: value for name, value in wanted.items() if value is not None}
-        jobs: list[Shown] = self._json("GET", "/jobs", params=query)["jobs"]
+        jobs: list[Shown] = self.json("GET", "/jobs", params=query)["jobs"]
         return jobs
 
     def cancel(self, job_id: str) -> Shown:
-        return self._json("POST", f"/jobs/{job_id}/cancel", json={})
+        return self.json("POST", f"/jobs/{job_id}/cancel", json={})
 
     def log(self, job_id: str) -> str:
-        return self._send("GET", f"/jobs/{job_id}/log").text
+        return self.send("GET", f"/jobs/{job_id}/log").text
 
     def is_manned(self) -> bool:
         return True  # it would have to be asked in its metrics
 
-    def _json(self, method: str, path: str, **sent: Any) -> Shown:  # noqa: ANN401 - as httpx
+    def json(self, method: str, path: str, **sent: Any) -> Shown:  # noqa: ANN401 - as httpx
         try:
-            answer: Shown = orjson.loads(self._send(method, path, **sent).content)
+            answer: Shown = orjson.loads(self.send(method, path, **sent).content)
         except orjson.JSONDecodeError as error:
             raise ShopcastError(f"{self._client.base_url} is no Shopcast server") from error
         return answer
 
-    def _send(self, method: str, path: str, **sent: Any) -> httpx.Response:  # noqa: ANN401
+    def send(self, method: str, path: str, **sent: Any) -> httpx.Response:  # noqa: ANN401
         try:
             response = self._client.request(method, path, **sent)
         except (httpx.TransportError, httpx.InvalidURL) as error:
@@ -124,9 +130,14 @@ def door(settings: Settings, *, server: str | None, key: str | None) -> Iterator
     if server is None:
         yield Here(settings)
         return
-    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-    with httpx.Client(base_url=server, timeout=TIMEOUT, headers=headers) as client:
+    with client_of(server, key=key) as client:
         yield There(client)
+
+
+def client_of(server: str, *, key: str | None) -> httpx.Client:
+    """What speaks to a server, and shows it a key if there is one."""
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    return httpx.Client(base_url=server, timeout=TIMEOUT, headers=headers)
 
 
 def _raise_for_problem(response: httpx.Response) -> None:

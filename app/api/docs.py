@@ -215,7 +215,8 @@ def _answered(path: str, method: str) -> list[int]:
     named, probes = "{" in path, path in PROBES
     stored = path.startswith(("/shops/", "/jobs", "/schedules", "/keys", "/datasets"))
     if path in {"/jobs", "/keys", "/datasets"} and method == "post":
-        return [400, 401, 403, 413, 415, 421, 422, 429, 500, 503, 504]
+        absent = [404] if path == "/jobs" else []  # its data set
+        return [400, 401, 403, *absent, 413, 415, 421, 422, 429, 500, 503, 504]
     moved = path.startswith("/models/") and method != "get"
     written = [409] if moved or path in MAY_CONFLICT else []
     return [

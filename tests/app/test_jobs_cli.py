@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from app.db import migrate
 from app.settings import Settings
+from tests.app.databases import know_dataset
 from tests.app.test_cli import Terminal
 from tests.app.test_worker import COMMAND
 from tests.live import running
@@ -21,6 +23,9 @@ DATASET = f"ds_{'0' * 16}"
 
 @pytest.fixture
 def terminal(tmp_path: Path) -> Terminal:
+    settings = Settings(data_dir=tmp_path / "var")
+    migrate(settings.database)
+    know_dataset(settings.database, DATASET)
     return Terminal({"SHOPCAST_DATA_DIR": str(tmp_path / "var")})
 
 
@@ -80,6 +85,7 @@ def test_a_server_is_asked_like_the_database(
 ) -> None:
     settings = Settings(series_checkpoint=tiny_checkpoint, data_dir=tmp_path / "there")
     with running(settings) as url:
+        know_dataset(settings.database, DATASET)
         job = ask(terminal, "--server", url)
         assert [line["id"] for line in listed(terminal, "--server", url)] == [job]
         assert terminal.run("jobs", "cancel", job, "--server", url)[0] == "cancelled\n"

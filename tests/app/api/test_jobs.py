@@ -14,6 +14,7 @@ from app.db import open_database
 from app.diary import Diary
 from app.jobs import Book, CurvePoint, Progress, directory_of
 from app.settings import Settings
+from tests.app.databases import know_dataset
 from tests.live import running
 
 JOB = {"kind": "finetune", "model": "sales", "dataset_id": f"ds_{'0' * 16}", "method": "lora"}
@@ -44,6 +45,7 @@ def place(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     directory = tmp_path_factory.mktemp("jobs")
     settings = Settings(series_checkpoint=tiny_checkpoint, data_dir=directory, max_queued_jobs=20)
     with running(settings) as url, httpx.Client(base_url=url, timeout=60) as client:
+        know_dataset(settings.database, str(JOB["dataset_id"]))
         yield Place(client, settings)
 
 
@@ -171,3 +173,13 @@ def test_more_jobs_than_may_wait_are_refused(place: Place) -> None:
         if response.status_code != 202:
             break
     assert (response.status_code, response.headers["Retry-After"]) == (503, "60")
+
+
+def test_a_dataset_that_does_not_fit_is_told_at_once(place: Place) -> None:
+    absent = place.client.post("/jobs", json=JOB | {"dataset_id": f"ds_{'1' * 16}"})
+    assert absent.status_code == 404
+    assert "there is no data set" in absent.json()["detail"]
+    body = {"kind": "predict", "model": "purchase", "dataset_id": JOB["dataset_id"]}
+    other = place.client.post("/jobs", json=body)
+    assert other.status_code == 422
+    assert "is of series, not of events" in other.json()["detail"]
