@@ -27,13 +27,13 @@ import math
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from accuracy import stamp
 from numpy.typing import NDArray
 
 from app.planning import StockItem, lay_out, plan_item
@@ -589,13 +589,10 @@ def main() -> None:
     found["cpu_s"] = round(time.process_time() - began_s)
     print(f"{found['cpu_s']} seconds of CPU")
     if options.final:
-        stamp = {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": {name: version(name) for name in ("numpy", "torch", "chronos-forecasting")},
-        }
         RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"inventory-{datetime.now(UTC):%Y-%m-%d}.json"
-        path.write_text(json.dumps(stamp | _rounded(found), indent=1) + "\n", encoding="utf-8")
+        record = {**stamp(final=True, limit=options.limit), **found}
+        path.write_text(json.dumps(_rounded(record), indent=1) + "\n", encoding="utf-8")
         draw(found, PICTURE)
 
 
