@@ -23,6 +23,11 @@ COMMAND = (
     "from app.settings import Settings; from app.worker import run; "
     "from tests.app.roads import counting; run(Settings(), roads=counting)"
 )
+#: What is done first in a worker of the release before, and in one with room for files of 8 MB.
+EARLIER = "import app.worker; app.worker.VERSION = 'before'; "
+NARROW = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 20, 8 << 20)); "
+
+one_database = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 
 
 class Office:
@@ -36,7 +41,7 @@ class Office:
         self.book = Book(self.engine)
         self.processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self, first: str = "") -> subprocess.Popen[bytes]:
         own = {
             "SHOPCAST_DATA_DIR": str(self.directory),
             "SHOPCAST_DATABASE_URL": self.url,
@@ -44,7 +49,10 @@ class Office:
         }
         with (self.directory / "worker.log").open("a") as log:
             process = subprocess.Popen(  # noqa: S603 - our own command
-                [sys.executable, "-c", COMMAND], env=os.environ | own, stdout=log, stderr=log
+                [sys.executable, "-c", first + COMMAND],
+                env=os.environ | own,
+                stdout=log,
+                stderr=log,
             )
         self.processes.append(process)
         return process
@@ -138,3 +146,30 @@ def test_cancelling_stops_within_seconds_and_leaves_nothing_half(office: Office)
     last = office.ask(most=1)
     assert office.end(last).state == "succeeded"
     assert not office.files(queued).exists()
+
+
+@one_database
+def test_a_job_begun_by_an_earlier_release_begins_anew(office: Office) -> None:
+    job = office.ask(most=150)
+    earlier = office.start(EARLIER)
+    office.until(job, lambda each: each.step == "fit" and each.progress > 0.3)
+    earlier.kill()
+    earlier.wait()
+    office.start()
+    done = office.end(job)
+    assert (done.state, done.error) == ("succeeded", None)
+    assert done.facts["fit"] == {"count": 150, "first": 0}
+    assert (office.files(job) / "reads.txt").read_text() == "xx"
+    assert (office.files(job) / "versions.txt").read_text() == "x"
+
+
+@one_database
+def test_a_full_disk_ends_the_job_alone(office: Office) -> None:
+    full, good = office.ask(kind="distill"), office.ask()
+    office.start(NARROW)
+    failed = office.end(full)
+    assert failed.state == "failed"
+    assert "the disk is full" in str(failed.error)
+    assert not (office.files(full) / "state").exists()
+    assert not (office.files(full) / "versions.txt").exists()
+    assert office.end(good).state == "succeeded"
