@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from app.db import migrate, open_database
 from app.jobs import Asked, Book, Job, directory_of
 from app.worker import prepare
 from tests.app.databases import url
+from tests.postgres_server import PostgresServer, postgres
 
-__all__ = ["url"]
+__all__ = ["postgres", "url"]
 
 PATIENCE_S = 60.0
 COMMAND = (
@@ -79,14 +81,22 @@ class Office:
         return directory_of(self.directory, job.id)
 
 
+@contextmanager
+def opened(url: str, directory: Path) -> Iterator[Office]:
+    made = Office(url, directory)
+    try:
+        yield made
+    finally:
+        for process in made.processes:
+            process.kill()
+            process.wait()
+        made.engine.dispose()
+
+
 @pytest.fixture
 def office(url: str, tmp_path: Path) -> Iterator[Office]:
-    made = Office(url, tmp_path)
-    yield made
-    for process in made.processes:
-        process.kill()
-        process.wait()
-    made.engine.dispose()
+    with opened(url, tmp_path) as made:
+        yield made
 
 
 def test_a_job_goes_its_road_and_tells_of_it(office: Office) -> None:
@@ -173,3 +183,22 @@ def test_a_full_disk_ends_the_job_alone(office: Office) -> None:
     assert not (office.files(full) / "state").exists()
     assert not (office.files(full) / "versions.txt").exists()
     assert office.end(good).state == "succeeded"
+
+
+def test_jobs_outlive_a_restart_of_the_database(postgres: PostgresServer, tmp_path: Path) -> None:
+    with opened(postgres.url, tmp_path) as office:
+        running, queued = office.ask(most=120), office.ask()
+        worker = office.start()
+        office.until(running, lambda job: job.step == "fit" and job.progress > 0.3)
+        postgres.crash()
+        time.sleep(4.0)  # in which the step ends
+        postgres.start()
+        asked = office.ask()
+        for job in (running, queued, asked):
+            done = office.end(job)
+            assert (done.state, done.error) == ("succeeded", None)
+            assert done.facts["fit"]["first"] == 0
+            assert (office.files(job) / "reads.txt").read_text() == "x"
+            assert (office.files(job) / "versions.txt").read_text() == "x"
+        assert worker.poll() is None
+        assert len(office.book.workers()) == 1
