@@ -57,10 +57,12 @@ class Here:
 
     def ask(self, words: dict[str, Any]) -> Shown:
         most = self._settings.max_queued_jobs
-        asked = read_job(words)
-        if asked.dataset_id is not None:
-            self._datasets.check_kind(asked.dataset_id, asked.model)
-        job, _ = self._book.add(asked, actor=operator(), most_queued=most)
+        job, _ = self._book.add(
+            read_job(words),
+            actor=operator(),
+            most_queued=most,
+            check_data=self._datasets.check_kind,
+        )
         return shown_job(job)
 
     def show(self, job_id: str) -> Shown:

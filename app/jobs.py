@@ -193,16 +193,20 @@ class Book:
         idempotency_key: str | None = None,
         schedule: str | None = None,
         most_queued: int | None = None,
+        check_data: Callable[[str, str], None] | None = None,
     ) -> tuple[Job, bool]:
         """Queue a job, and whether it is a new one: a key brings back the job it came with first.
 
+        check_data: raises if a data set is none for a model; a repeat is not checked again.
         Raises InvalidInputError if the key was sent for something else, UnavailableError if
-        `most_queued` wait already.
+        `most_queued` wait already, and what `check_data` raises.
         """
         row = _fresh(asked, actor, idempotency_key, schedule)
         found = self._sent_before(asked, actor, idempotency_key)
         if found is not None:
             return found, False
+        if check_data is not None and asked.dataset_id is not None:
+            check_data(asked.dataset_id, asked.model)
         try:
             with Session(self._engine, expire_on_commit=False) as session, session.begin():
                 if most_queued is not None:
@@ -461,7 +465,12 @@ class Jobs:
         self._most_queued, self._patience_s = most_queued, patience_s
 
     async def add(
-        self, asked: Asked, *, actor: str, idempotency_key: str | None
+        self,
+        asked: Asked,
+        *,
+        actor: str,
+        idempotency_key: str | None,
+        check_data: Callable[[str, str], None],
     ) -> tuple[Job, bool]:
         """Queue a job, and whether it is a new one. Raises as Book.add, and UnavailableError."""
         return await self.call(
@@ -470,6 +479,7 @@ class Jobs:
                 actor=actor,
                 idempotency_key=idempotency_key,
                 most_queued=self._most_queued,
+                check_data=check_data,
             )
         )
 

@@ -88,10 +88,13 @@ def _asking(router: APIRouter) -> None:
         """
         exchange, resources = exchange_of(request.scope), resources_of(request)
         asked = read_job(await _value(request))
-        if asked.dataset_id is not None:
-            await asyncio.to_thread(resources.datasets.check_kind, asked.dataset_id, asked.model)
         key = _key(exchange.headers.get(KEY_HEADER.lower().encode()))
-        job, _ = await resources.jobs.add(asked, actor=actor_of(exchange), idempotency_key=key)
+        job, _ = await resources.jobs.add(
+            asked,
+            actor=actor_of(exchange),
+            idempotency_key=key,
+            check_data=resources.datasets.check_kind,
+        )
         return _json(shown_job(job), status=202, headers={"Location": f"/jobs/{job.id}"})
 
     @router.post("/jobs/{id}/cancel", name="cancel_job", response_model=JobResponse)

@@ -25,7 +25,7 @@ class Place:
     """A service, and the book that it shares with a worker."""
 
     def __init__(self, client: httpx.Client, settings: Settings) -> None:
-        self.client, self.directory = client, settings.data_dir
+        self.client, self.directory, self.url = client, settings.data_dir, settings.database
         self.book = Book(open_database(settings.database))
 
     def ask(self, **words: Any) -> dict[str, Any]:
@@ -165,6 +165,20 @@ def test_a_schedule_is_stored_changed_and_forgotten(place: Place) -> None:
         assert refused.json()["detail"].startswith(place_of)
     assert place.client.delete("/schedules/weekly").status_code == 204
     assert place.client.delete("/schedules/weekly").status_code == 404
+
+
+def test_a_repeat_brings_the_job_back_although_its_dataset_is_gone(place: Place) -> None:
+    body = JOB | {"kind": "evaluate", "dataset_id": f"ds_{'2' * 16}"}
+    body.pop("method")
+    know_dataset(place.url, str(body["dataset_id"]))
+    header = {"Idempotency-Key": "gone"}
+    first = place.client.post("/jobs", json=body, headers=header)
+    assert first.status_code == 202, first.text
+    place.client.post(f"/jobs/{first.json()['id']}/cancel")
+    assert place.client.delete(f"/datasets/{body['dataset_id']}").status_code == 200
+    assert place.client.post("/jobs", json=body).status_code == 404
+    again = place.client.post("/jobs", json=body, headers=header)
+    assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])
 
 
 def test_more_jobs_than_may_wait_are_refused(place: Place) -> None:
