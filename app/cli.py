@@ -392,6 +392,17 @@ def predict_inventory(
     service_type: Annotated[
         ServiceKind, typer.Option(help="Cycles without a stock-out, or share of demand served.")
     ] = ServiceKind.CYCLE,
+    population: Annotated[
+        Path | None,
+        typer.Option(
+            help="Sales of like items, a file like FILE or FILE itself: items of the stock that "
+            "were never sold are planned by them.",
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+        ),
+    ] = None,
     item: Annotated[
         list[str] | None, typer.Option(help="Only this item; may be repeated.", metavar="NAME")
     ] = None,
@@ -428,6 +439,7 @@ def predict_inventory(
     """
     from app.forecasters import StockAsk
     from app.histories import build
+    from app.population import Population, newcomers, read_population, unsold
     from app.report import order_frame
     from app.stocks import read_stocks
     from app.tables import Columns, read
@@ -444,14 +456,30 @@ def predict_inventory(
     stocks = read_stocks(stock)
     table = read(file, columns)
     _note(table.notes)
+    new = unsold([name for name in item or stocks if name in stocks], table) if population else []
+    asked = [name for name in item or () if name not in new]
     histories = build(
-        table, columns, prediction_length=horizon, freq=freq, items=item or (), gaps=gaps.value
+        table, columns, prediction_length=horizon, freq=freq, items=asked, gaps=gaps.value
     )
     _note(histories.notes)
-    items = _stocked(histories.items, stocks, chosen=bool(item))
+    likes = Population()
+    if population is not None:
+        likes = read_population(
+            population,
+            columns,
+            beside=histories,
+            prediction_length=horizon,
+            freq=freq,
+            gaps=gaps.value,
+        )
+        _note(likes.notes)
+    items = [
+        *([] if item and not asked else _stocked(histories.items, stocks, new, chosen=bool(item))),
+        *newcomers(new, histories),
+    ]
     settings = _settings(key=key, series_checkpoint=checkpoint, series_base=base, device=device)
     ask = StockAsk(horizon, histories.freq, service_level, service_type.value, model)
-    plans = asyncio.run(_plan(items, stocks, ask, settings, server=server))
+    plans = asyncio.run(_plan(items, stocks, ask, settings, server=server, likes=likes.series))
     if plot is not None:
         chosen = [stocks[each.item] for each in items]
         _plot_stock(list(zip(items, chosen, plans, strict=True)), path=plot, freq=histories.freq)
@@ -993,20 +1021,23 @@ async def _backtest(
 
 
 def _stocked(
-    items: Sequence["History"], stocks: dict[str, Any], *, chosen: bool
+    items: Sequence["History"], stocks: dict[str, Any], new: Sequence[str], *, chosen: bool
 ) -> list["History"]:
-    """The items whose stock is known; what is known of one side alone is told."""
+    """The items whose stock is known; what is known of one side alone is told, but of the new."""
     kept = [each for each in items if each.item in stocks]
-    if not kept:
+    if not kept and not new:
         first = items[0].item
         message = f"no item of the sales is in the stock file, as {first!r} should be"
         raise InvalidInputError((Issue(("stock",), message, "stock"),))
-    missing, known = len(items) - len(kept), {each.item for each in items}
+    missing, known = len(items) - len(kept), {*new, *(each.item for each in items)}
     if missing:
         _note([f"{missing:,} items left out: not in the stock file"])
     more = [] if chosen else [name for name in stocks if name not in known]
     if more:
-        _note([f"{len(more):,} items of the stock file left out: no sales, such as {more[0]}"])
+        way = "--population FILE plans them"
+        _note(
+            [f"{len(more):,} items of the stock file left out: no sales, such as {more[0]} ({way})"]
+        )
     return kept
 
 
@@ -1017,8 +1048,9 @@ async def _plan(
     settings: "Settings",
     *,
     server: str | None,
+    likes: Sequence["History"],
 ) -> list[dict[str, Any]]:
-    """Plans of all items, some at a time."""
+    """Plans of all items, some at a time. likes: series that stand for those without a history."""
     plans: list[dict[str, Any]] = []
     with _progress() as progress:
         bar = progress.add_task("loading", total=None)
@@ -1026,10 +1058,14 @@ async def _plan(
             progress.update(bar, description="planning", total=len(items))
             for start in range(0, len(items), CHUNK):
                 part = items[start : start + CHUNK]
-                answer = await forecaster.plan(part, [stocks[each.item] for each in part], ask)
+                stock = [stocks[each.item] for each in part]
+                answer = await forecaster.plan(part, stock, ask, likes)
                 _note([each["msg"] for each in answer["warnings"]])
                 plans.extend(answer["predictions"])
                 progress.update(bar, completed=len(plans))
+    cold = [str(each["item_id"]) for each in plans if each["cold_start"]]
+    if cold:
+        _note([f"{len(cold):,} never sold, such as {cold[0]}, planned by {len(likes):,} like ones"])
     _note([f"{len(plans):,} planned by {_by('sales', answer['model']['version'])}"])
     return plans
 

@@ -82,9 +82,16 @@ class Forecaster(Protocol):
         """One forecast for each history, in order. Raises ShopcastError."""
 
     async def plan(
-        self, histories: Sequence[History], stocks: Stocks, ask: StockAsk
+        self,
+        histories: Sequence[History],
+        stocks: Stocks,
+        ask: StockAsk,
+        population: Sequence[History] = (),
     ) -> dict[str, Any]:
-        """The answer of /predict/inventory. stocks: its fields of each item's stock, in order."""
+        """The answer of /predict/inventory. stocks: its fields of each item's stock, in order.
+
+        population: series that stand for an item without a history.
+        """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,9 +101,13 @@ class Local:
     resources: Resources
 
     async def plan(
-        self, histories: Sequence[History], stocks: Stocks, ask: StockAsk
+        self,
+        histories: Sequence[History],
+        stocks: Stocks,
+        ask: StockAsk,
+        population: Sequence[History] = (),
     ) -> dict[str, Any]:
-        body = orjson.dumps(_stock_payload(histories, stocks, ask))
+        body = orjson.dumps(_stock_payload(histories, stocks, ask, population))
         answer: dict[str, Any] = orjson.loads(await plan_body(body, self.resources))
         return answer
 
@@ -125,10 +136,15 @@ class Server:
             raise self._odd("forecasts") from error
 
     async def plan(
-        self, histories: Sequence[History], stocks: Stocks, ask: StockAsk
+        self,
+        histories: Sequence[History],
+        stocks: Stocks,
+        ask: StockAsk,
+        population: Sequence[History] = (),
     ) -> dict[str, Any]:
         names = [history.item for history in histories]
-        body = await self.post("/predict/inventory", _stock_payload(histories, stocks, ask), names)
+        payload = _stock_payload(histories, stocks, ask, population)
+        body = await self.post("/predict/inventory", payload, names)
         if len(body.get("predictions", ())) != len(histories):
             raise self._odd("plans")
         return body
@@ -215,12 +231,17 @@ def _payload(histories: Sequence[History], ask: Ask) -> dict[str, Any]:
     }
 
 
-def _stock_payload(histories: Sequence[History], stocks: Stocks, ask: StockAsk) -> dict[str, Any]:
+def _stock_payload(
+    histories: Sequence[History], stocks: Stocks, ask: StockAsk, population: Sequence[History]
+) -> dict[str, Any]:
+    """The body. The population goes along where it is needed."""
+    cold = any(history.cold for history in histories)
+    likes = {"population": [_input(history) for history in population]} if cold else {}
     return {
         "inputs": [
             _input(history) | stock for history, stock in zip(histories, stocks, strict=True)
         ],
-        "parameters": asdict(ask),
+        "parameters": asdict(ask) | likes,
     }
 
 

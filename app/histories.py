@@ -42,6 +42,12 @@ class History:
     covariates: tuple[Covariate, ...] = ()
     out_of_stock: Flags | None = None  # (history,), where sales are only a lower bound of demand
 
+    @property
+    def cold(self) -> bool:
+        """Whether nothing tells of its demand."""
+        unknown = np.isnan(self.target)
+        return bool((unknown if self.out_of_stock is None else unknown | self.out_of_stock).all())
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Histories:

@@ -20,7 +20,7 @@ MODEL_COLUMNS = ("model", "version", "alias", "checkpoint", "weights", "runs on"
 VERSION_COLUMNS = ("model", "version", "alias", "origin", "dataset", "created", "size")
 ORDER_COLUMNS = (
     *("order_quantity", "reorder_point", "order_up_to", "safety_stock", "days_of_cover"),
-    *("first_likely_stockout", "expected_service"),
+    *("first_likely_stockout", "expected_service", "cold_start"),
 )
 ROWS_SHOWN = 56  # of a table on a terminal
 

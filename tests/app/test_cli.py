@@ -367,7 +367,7 @@ def test_inventory_of_a_file_is_ordered_and_drawn(
     assert (rows["order_quantity"] % 6 == 0).all()
     assert rows.loc["pear", "first_likely_stockout"] == "2026-03-02"
     assert "1 items left out: not in the stock file" in err
-    assert "1 items of the stock file left out: no sales, such as kiwi" in err
+    assert "1 items of the stock file left out: no sales, such as kiwi (--population" in err
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -404,6 +404,74 @@ def test_sales_of_an_empty_shelf_are_not_all_of_demand(
     assert here == there
     plain = ("predict", "sales", tmp_path / "short.csv")
     assert terminal.run(*plain, "--out-of-stock", "empty")[0] != terminal.run(*plain)[0]
+
+
+def test_items_never_sold_are_planned_by_a_population(
+    terminal: Terminal, settings: dict[str, str], long: Path, stock: Path, tmp_path: Path
+) -> None:
+    words = ("predict", "inventory", long, "--stock", stock, "--horizon", "7")
+    likes = ("--population", long)
+    out, err = terminal.run(*words, *likes, "--plot", tmp_path / "stock.png")
+    rows = pd.read_csv(StringIO(out)).set_index("item_id")
+    assert rows["cold_start"].to_dict() == {"apple": False, "pear": False, "kiwi": True}
+    assert (rows["order_quantity"] > 0)["kiwi"]
+    assert rows.loc["kiwi", "first_likely_stockout"] == "2026-03-02"
+    assert "1 never sold, such as kiwi, planned by 3 like ones" in err
+    assert "no sales" not in err
+    without = pd.read_csv(StringIO(terminal.run(*words)[0])).set_index("item_id")
+    pd.testing.assert_frame_equal(rows.drop("kiwi"), without, check_dtype=False)
+
+    alone, _ = terminal.run(*words, *likes, "--item", "kiwi")
+    assert alone.splitlines() == [out.splitlines()[0], out.splitlines()[3]]
+    service = Settings(
+        series_checkpoint=Path(settings["SHOPCAST_SERIES_CHECKPOINT"]), data_dir=tmp_path / "there"
+    )
+    with running(service) as address:
+        there, _ = terminal.run(*words, *likes, "--server", address)
+    assert there == out
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("sku,date\npear,2026-01-01\n", "which column is to be forecast?"),
+        ("sku,date,units\npear,2026-01-01,many\n", "line 2: column 'units' holds 'many'"),
+        ("sku,date,units\npear,2026-01-01,\npear,2026-01-02,\n", "target column is empty"),
+        ("sku,date,units\nfig,2026-01-05,1\nfig,2026-01-12,2\n", "its periods are W-MON"),
+    ],
+)
+def test_a_mistake_in_the_population_is_told_with_its_file(
+    terminal: Terminal, long: Path, stock: Path, tmp_path: Path, text: str, told: str
+) -> None:
+    (tmp_path / "likes.csv").write_text(text)
+    words = ("predict", "inventory", long, "--stock", stock)
+    _, err = terminal.run(*words, "--population", tmp_path / "likes.csv", code=2)
+    assert "likes.csv: " in err
+    assert told in err
+
+
+def test_an_item_that_was_always_out_of_stock_is_planned_by_a_population(
+    terminal: Terminal, long: Path, stock: Path, tmp_path: Path
+) -> None:
+    sales = pd.read_csv(long).assign(empty=0)
+    sales.loc[sales["sku"] == "pear", ["units", "empty"]] = [0, 1]
+    sales.to_csv(tmp_path / "short.csv", index=False)
+    words = ("predict", "inventory", tmp_path / "short.csv", "--stock", stock, "--item", "pear")
+    empty = ("--out-of-stock", "empty")
+    assert "parameters.population" in terminal.run(*words, *empty, code=2)[1]
+    _, err = terminal.run(*words, *empty, "--population", tmp_path / "short.csv")
+    assert "1 never sold, such as pear" in err
+
+
+def test_a_large_population_is_thinned(
+    terminal: Terminal, long: Path, stock: Path, tmp_path: Path
+) -> None:
+    days = pd.date_range("2026-01-01", periods=9)
+    parts = [pd.DataFrame({"sku": f"like-{n}", "date": days, "units": n % 7}) for n in range(300)]
+    pd.concat(parts).to_csv(tmp_path / "likes.csv", index=False)
+    words = ("predict", "inventory", long, "--stock", stock, "--item", "kiwi")
+    _, err = terminal.run(*words, "--population", tmp_path / "likes.csv")
+    assert "likes.csv: 256 of 300 series taken, evenly" in err
 
 
 @pytest.mark.parametrize(
