@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from accuracy import stamp
 from inventory import AHEAD, RESULTS, Floats, Sales, sets
 
 from models.base import Series, SeriesTask
@@ -103,7 +104,8 @@ def main() -> None:
         print(sales.name, json.dumps(found[sales.name], indent=1), flush=True)
     if options.final:
         path = RESULTS / f"censoring-{datetime.now(UTC):%Y-%m-%d}.json"
-        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        record = {**stamp(final=True, limit=options.limit), **found}
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
