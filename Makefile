@@ -76,7 +76,7 @@ $(AUDIT): | $(SERVE)
 	$(PYTHON) -m venv $@
 	$@/bin/python -m pip install --quiet pip-audit cyclonedx-bom
 
-# BentoML's own pins clash with these; it takes part by BENCH_FLAGS="--peer-python bentoml=PYTHON".
+# BentoML and MLServer have pins that clash with these: BENCH_FLAGS="--peer-python bentoml=PYTHON …".
 $(BENCH): $(DEV)
 	$(PIP) aiohttp litserve 'ray[serve]'
 	@touch $@

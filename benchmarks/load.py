@@ -1,6 +1,7 @@
 """What comes of a service when callers do not wait for it: open-loop arrivals, mixed sizes.
 
-    python benchmarks/load.py [--seconds 8] [--peers litserve,ray] [--plot docs/images/load.png]
+    python benchmarks/load.py [--seconds 8] [--plot docs/images/load.png]
+        [--peers litserve,ray,bentoml,mlserver] [--peer-python mlserver=PYTHON …]
 
 Callers come by a Poisson process whatever the service does, and each answer's time is counted
 from when its caller came, not from when a connection was free, so that a slow spell is not omitted.
@@ -19,6 +20,7 @@ import argparse
 import asyncio
 import json
 import os
+import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -27,12 +29,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import orjson
 import uvloop
 from callers import LENGTH, LoadError, send
+from peers.network import Network
 from report import save
 from servers import ServerError, peer, shopcast
-from serving import bare
-from workload import Workload, requests
+from serving import await_answer, bare, peer_version
+from workload import Histories, Workload, requests
 
 from models.checkpoint import shipped
 
@@ -44,6 +48,9 @@ DEADLINE_S = 1.0
 COUNTS, SHARES = (1, 4, 16, 64), (0.76, 0.14, 0.07, 0.03)
 LENGTHS = (64, 128, 256, 512)
 RATES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+#: Most rows of a batch, and the wait for company, of a peer; BentoML's is the latency it aims at.
+BATCHING = {"litserve": (32, 5), "ray": (32, 5), "bentoml": (32, 1000), "mlserver": (32, 5)}
+CLOSE = 1e-4  # of a history's deviation: a peer's answer from the network's
 REPEATS = 0.5  # of callers, where there is a cache, who ask what was asked before
 WARM = 400
 DRAIN_S = 20.0
@@ -77,6 +84,7 @@ class Point:
 
 def main() -> None:
     given = _options()
+    pythons = dict(pair.split("=", 1) for pair in given.peer_python)
     shared = {"worker": "external", "timeout_ms": int(1000 * DEADLINE_S)}
     points: list[Point] = []
     with TemporaryDirectory() as directory:
@@ -94,15 +102,15 @@ def main() -> None:
         for name, (settings, repeats) in mine.items():
             with shopcast(checkpoint, **settings) as port:
                 points += _climb(name, port, capacity, given.seconds, repeats=repeats)
+        versions: dict[str, str] = {}
         for name in [each for each in given.peers.split(",") if each != "none"]:
+            python = pythons.get(name, sys.executable)
             try:
-                cores = len(os.sched_getaffinity(0))
-                options = {"threads": cores, "batch": 32, "wait_ms": 5}
-                with peer(f"with_{name}", checkpoint, **options) as port:
-                    points += _climb(name, port, capacity, given.seconds, single="/predict")
+                points += _beside(name, python, checkpoint, capacity, given.seconds)
+                versions[name] = peer_version(name, python)
             except (ServerError, LoadError) as error:
                 print(f"{name} could not be measured: {error}", flush=True)
-    _save(points, capacity, given)
+    _save(points, capacity, given, peers=versions)
     if given.plot:
         _draw(points, given.plot)
 
@@ -110,7 +118,16 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=8.0)
-    parser.add_argument("--peers", default="litserve,ray")
+    parser.add_argument(
+        "--peers", default="litserve,ray", help=f"of {', '.join(BATCHING)}; or none"
+    )
+    parser.add_argument(
+        "--peer-python",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="interpreter of a peer that lives in an environment of its own",
+    )
     parser.add_argument("--plot", type=Path)
     return parser.parse_args()
 
@@ -123,6 +140,31 @@ def _capacity(port: int) -> float:
     send(port, parts[: WARM // 4], concurrency=32)
     load = send(port, parts[WARM // 4 :], concurrency=32)
     return sum(counts[WARM // 4 :]) / load.seconds
+
+
+def _beside(
+    name: str, python: str, checkpoint: Path, capacity: float, seconds: float
+) -> list[Point]:
+    """A peer, once it has shown that its answers are right."""
+    threads = len(os.sched_getaffinity(0))
+    batch, wait_ms = BATCHING[name]
+    options = {"threads": threads, "batch": batch, "wait_ms": wait_ms}
+    with peer(f"with_{name}", checkpoint, python=python, **options) as port:
+        history = Workload(SEED).take(1)
+        asked = requests(history, path="/predict")
+        await_answer(port, asked)
+        _verify(send(port, asked, concurrency=1).body, history, checkpoint)
+        return _climb(name, port, capacity, seconds, single="/predict")
+
+
+def _verify(answer: bytes, history: Histories, checkpoint: Path) -> None:
+    """Hold a peer's answer to that of the network it serves. Raises LoadError."""
+    found = orjson.loads(answer)
+    (told,) = found["predictions"] if isinstance(found, dict) else found
+    (right,) = Network(str(checkpoint), 1).predict(history.tolist())
+    far = max(float(np.abs(np.subtract(told[key], right[key])).max()) for key in right)
+    if far > CLOSE * history.std():
+        raise LoadError(f"its answers are off by {far:g}")
 
 
 def _climb(
@@ -340,7 +382,9 @@ def _descendants(root: int) -> Iterator[int]:
 # --- what is told
 
 
-def _save(points: Sequence[Point], capacity: float, given: argparse.Namespace) -> None:
+def _save(
+    points: Sequence[Point], capacity: float, given: argparse.Namespace, *, peers: dict[str, str]
+) -> None:
     path = save(
         "load",
         [],
@@ -348,6 +392,7 @@ def _save(points: Sequence[Point], capacity: float, given: argparse.Namespace) -
         seconds=given.seconds,
         deadline_s=DEADLINE_S,
         capacity_series_per_s=capacity,
+        peers={name: {"version": peers[name], "batching": BATCHING[name]} for name in peers},
         points=[asdict(each) for each in points],
     )
     print(f"written to {path.name}")

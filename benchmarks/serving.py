@@ -61,6 +61,7 @@ PEERS = {
     "litserve": BATCHING,
     "ray": BATCHING,
     "bentoml": ((32, 1000), (32, 10_000), (64, 10_000)),
+    "mlserver": BATCHING,
 }
 
 
@@ -242,7 +243,7 @@ def _one_peer(bench: Bench, name: str) -> dict[str, Any]:
         figure(f"{label}p99", slow, ("http", name), unit="ms", target=1, sense="at most"),
     ]
     return {
-        "version": _version(bench, name),
+        "version": peer_version(name, bench.pythons.get(name, sys.executable)),
         "batch": batch,
         "wait_ms": wait_ms,
         "tries": {f"{size} rows, {wait} ms": rate for (size, wait), rate in tries.items()},
@@ -268,11 +269,11 @@ def _peer(bench: Bench, name: str, batch: int, wait_ms: float) -> Iterator[int]:
     python = bench.pythons.get(name, sys.executable)
     options = {"threads": bench.threads, "batch": batch, "wait_ms": wait_ms}
     with peer(f"with_{name}", bench.checkpoint, python=python, **options) as port:
-        _await_answer(port, requests(bench.workload.take(1), path="/predict"))
+        await_answer(port, requests(bench.workload.take(1), path="/predict"))
         yield port
 
 
-def _await_answer(port: int, rendered: list[bytes]) -> None:
+def await_answer(port: int, rendered: list[bytes]) -> None:
     """Ask until the workers behind the door are up as well."""
     ends_s = time.monotonic() + WORKERS_S
     while True:
@@ -286,9 +287,9 @@ def _await_answer(port: int, rendered: list[bytes]) -> None:
             return
 
 
-def _version(bench: Bench, name: str) -> str:
+def peer_version(name: str, python: str) -> str:
+    """Of the package of that name in an environment."""
     code = f"import importlib.metadata as m; print(m.version({name!r}))"
-    python = bench.pythons.get(name, sys.executable)
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
     return done.stdout.strip()
 
