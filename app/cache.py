@@ -14,6 +14,7 @@ from typing import Protocol
 from app.link import Link, LinkDownError, is_refusal
 from app.metrics import Metrics
 
+FORECAST = b"forecast:"  # begins the keys in Redis, after the namespace
 CHECKSUM_BYTES = 16
 PIPELINE = 64  # values a round trip
 ENTRY_BYTES = 256  # what an entry costs beside its key and value
@@ -135,7 +136,7 @@ class RedisCache:
         """Nothing to let go of: the link is not the cache's own."""
 
     def _name(self, key: bytes) -> bytes:
-        return self._link.key(b"forecast:", key)
+        return self._link.key(FORECAST, key)
 
     def _checked(self, key: bytes, value: object) -> bytes | None:
         if value is None:

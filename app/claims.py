@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from app.cache import FORECAST
 from app.link import Link, LinkDownError
 
 MOST_CLAIMED = 64  # of a request; one that asks for more takes long by itself
@@ -40,7 +41,10 @@ class Claims:
         self._releasing: set[asyncio.Task[None]] = set()
 
     async def take(self, keys: Sequence[bytes], *, lease_s: float) -> frozenset[bytes]:
-        """Claim keys; those come back that another process holds. Each has to be released."""
+        """Claim keys; those come back that another process holds, or has just computed.
+
+        Each has to be released.
+        """
         new = [key for key in dict.fromkeys(keys) if key not in self._open]
         if new:
             asking = asyncio.create_task(self._ask(new, lease_s))
@@ -88,13 +92,19 @@ class Claims:
     async def _ask(self, keys: list[bytes], lease_s: float) -> frozenset[bytes]:
         """The keys that are this process's to compute: all of them, if Redis does not say."""
         lease_ms = max(1, round(1000 * lease_s))
-        commands = [("SET", self._name(key), self._token, "NX", "PX", lease_ms) for key in keys]
+        claims = [("SET", self._name(key), self._token, "NX", "PX", lease_ms) for key in keys]
+        # who looked before it was there and claims after it was given back would compute it again
+        looks = [("EXISTS", self._link.key(FORECAST, key)) for key in keys]
         try:
-            answers = await self._link.calls(commands)
+            answers = await self._link.calls([*claims, *looks])
         except LinkDownError:
             return frozenset(keys)
         # None: somebody else's. A refusal, as by a full Redis, is no claim of anybody
-        return frozenset(key for key, each in zip(keys, answers, strict=True) if each is not None)
+        mine = {key for key, each in zip(keys, answers, strict=False) if each is not None}
+        there = {key for key, each in zip(keys, answers[len(keys) :], strict=True) if each == 1}
+        if mine & there:
+            await self._delete(list(mine & there))
+        return frozenset(mine - there)
 
     async def _delete(self, keys: list[bytes]) -> None:
         names = map(self._name, keys)

@@ -21,7 +21,7 @@ from models.base import Network
 
 LARGE = 1 << 17  # numbers that take about a millisecond to hash or to pack
 UNKNOWN_S = 0.5  # what a forecast takes of which none was seen
-SHORTEST_S = 0.05  # another process may be busier than this one
+SHORTEST_S = 0.25  # another process may be busier than this one
 LEASE_S = 1.0  # beyond which a claim of a dead process is gone
 NOTHING: Answer[Any] = Answer([], 0.0, 0.0)
 

@@ -84,6 +84,18 @@ async def test_a_stampede_over_four_processes_computes_once(redis: RedisServer) 
         assert redis.say("KEYS", "*claim*") == b"*0\r\n"
 
 
+async def test_what_another_process_has_just_computed_is_not_claimed(redis: RedisServer) -> None:
+    async with processes(redis, 2) as (one, two):
+        await one.predict(7)
+        await one.claims.close()
+        # `two` looked before it was there, and claims now
+        assert await two.claims.take([key_of(7), key_of(8)], lease_s=60.0) == {key_of(7)}
+        assert redis.say("KEYS", "*claim*").startswith(b"*1\r\n")
+        two.claims.release([key_of(7), key_of(8)])
+        await two.claims.close()
+        assert redis.say("KEYS", "*claim*") == b"*0\r\n"
+
+
 async def test_what_a_dead_process_has_claimed_is_computed_in_time(redis: RedisServer) -> None:
     async with processes(redis, 2) as (alive, dead):
         assert await dead.claims.take([key_of(7)], lease_s=60.0) == frozenset()
