@@ -18,8 +18,9 @@ from app.errors import JobError
 from app.histories import History
 from app.moments import Clock, Moment
 from app.periods import future_index
-from app.retrain import Stores, job_threads, load_series, refusable, usual_horizon
+from app.series_subject import load_series, usual_horizon
 from app.settings import Settings
+from app.stores import Stores, job_threads, refusable
 from models.base import FloatArray, Network, PurchaseTask, Series, SeriesTask
 from models.customers import context_of
 from models.seasonal import season_lengths

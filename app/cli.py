@@ -722,8 +722,9 @@ def backtest_purchase(
     from app.event_tables import EventColumns, days_of
     from app.foretellers import PurchaseAsk
     from app.purchase_report import draw_calibration, lift_table, score_table, show
-    from app.purchase_trial import NETWORK, all_said, counts_after, fitted, judged, known_at, told
+    from app.purchase_trial import NETWORK, all_said, counts_after, fitted, known_at, told
     from app.report import write
+    from models.purchase_scores import judged
 
     days = _days(horizons)
     _check_file(plot, PLOTS)

@@ -98,9 +98,15 @@ def finetune_sales(
 @finetune.command("purchase")
 def finetune_purchase(
     dataset: Dataset,
+    method: Annotated[str | None, typer.Option(help="lora, full or head.", metavar="NAME")] = None,
+    horizons: Annotated[
+        str | None,
+        typer.Option(help="Days ahead it is judged by, as in 30,90.", metavar="LIST"),
+    ] = None,
     steps: Steps = None,
     time_budget: Budget = None,
     promote: Promote = "if_better",
+    margin: Margin = 0.0,
     setting: Setting = None,
     watch: Watch = False,
     server: Server = None,
@@ -114,9 +120,12 @@ def finetune_purchase(
         "kind": "finetune",
         "model": "purchase",
         "dataset_id": dataset,
+        "method": method,
+        "horizons_days": None if horizons is None else _days(horizons),
         "steps": steps,
         "time_budget_s": time_budget,
         "promote": promote,
+        "margin": margin,
     }
     _ask(words, setting or (), watch=watch, server=server, key=key)
 
@@ -202,6 +211,14 @@ def _ask(
             typer.echo(job["id"])
             return
         _watch(door, job["id"])
+
+
+def _days(text: str) -> list[int]:
+    """[30, 90] of 30,90."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"--horizons {text}: must be whole days, as in 30,90") from None
 
 
 def _setting(text: str) -> tuple[str, Any]:

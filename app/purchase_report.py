@@ -16,7 +16,7 @@ from rich.table import Table
 
 from app.errors import ConfigurationError
 from app.foretellers import Foretold
-from app.purchase_trial import Verdict
+from models.purchase_scores import Verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

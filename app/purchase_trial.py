@@ -5,44 +5,20 @@ what came is counted in whole days after it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from app.errors import InvalidInputError, Issue
 from app.event_tables import EventTable, Known, iso_of
 from app.foretellers import Foretold
-from models.base import PURCHASE, FloatArray, ModelError
+from models.base import PURCHASE, ModelError
 from models.baselines_events import BetaGeo, ParetoNbd, averaged, summary_of
 from models.customers import population_of
-from models.purchase_scores import Bin, PurchaseScores, calibration, lift, scores_of
+from models.purchase_scores import Counts, Said
 
 NETWORK = "shopcast"
 FEWEST = 20  # customers of a shop that anything can be fitted to
 MOST_EVENTS = 1_000_000  # fitted methods take all of a history
-
-Counts = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Said:
-    """What a method says: (customers, horizons) each; purchases is None if it does not count."""
-
-    name: str
-    probability: FloatArray
-    purchases: FloatArray | None
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """A method at one horizon."""
-
-    method: str
-    days: int
-    scores: PurchaseScores
-    calibration: tuple[Bin, ...]
-    lift: tuple[Bin, ...]
 
 
 def known_at(table: EventTable, cut: str, cut_days: float, horizons: Sequence[int]) -> Known:
@@ -98,27 +74,6 @@ def all_said(foretold: Foretold, others: Sequence[Said]) -> list[Said]:
             both = averaged(foretold.probability, other.probability)
             said.append(Said(f"{NETWORK} + {other.name}", both, None))
     return said
-
-
-def judged(said: Sequence[Said], counts: Counts, horizons: Sequence[int]) -> list[Verdict]:
-    """Every method at every horizon."""
-    return [
-        _verdict(each, place, days, counts[:, place])
-        for place, days in enumerate(horizons)
-        for each in said
-    ]
-
-
-def _verdict(said: Said, place: int, days: int, counts: Counts) -> Verdict:
-    probability, bought = said.probability[:, place], counts > 0
-    purchases = None if said.purchases is None else said.purchases[:, place]
-    return Verdict(
-        method=said.name,
-        days=days,
-        scores=scores_of(probability, bought, purchases=purchases, counts=counts),
-        calibration=tuple(calibration(probability, bought)),
-        lift=tuple(lift(probability, bought)),
-    )
 
 
 def _refused(message: str) -> InvalidInputError:

@@ -8,10 +8,13 @@ from dataclasses import asdict
 from app.desk import Facts, Told
 from app.errors import JobError
 from app.plain import plain
-from app.retrain import Retraining, job_threads, refusable, road_by, told_of, train_settings
+from app.retrain import Retraining, road_by
+from app.series_subject import SeriesSubject
+from app.stores import job_threads, note_trained, refusable, told_of, train_settings
+from models.tuning import TrainSettings
 
 
-def searched(work: Retraining) -> Facts:
+def searched(work: Retraining[SeriesSubject]) -> Facts:
     """Fine-tune by several settings, and keep what the validation windows like best."""
     from models.search import SearchProgress, SearchSettings, search
 
@@ -30,14 +33,14 @@ def searched(work: Retraining) -> Facts:
             work.made,
             state=work.desk.state / "run",
             settings=SearchSettings(trials=details["trials"], budget_s=budget_s),
-            train=train_settings(details),
+            train=train_settings(details, TrainSettings),
             base_of=parent.base,
             threads=job_threads(work.desk),
             told=tell,
         )
     )
     work.desk.note(f"{found.finished} trials ended, {found.pruned} were cut short: {found.chosen}")
-    work.note_trained(found.trained)
+    note_trained(work.desk, found.trained)
     facts: Facts = plain(asdict(found.trained))
     return facts | {
         "search": {
@@ -48,7 +51,7 @@ def searched(work: Retraining) -> Facts:
     }
 
 
-def distilled(work: Retraining) -> Facts:
+def distilled(work: Retraining[SeriesSubject]) -> Facts:
     """Teach the parent what another version says of the records."""
     from models.compress import distill
 
@@ -67,19 +70,19 @@ def distilled(work: Retraining) -> Facts:
             work.subject.plan,
             work.made,
             state=work.desk.state / "run",
-            settings=train_settings(work.job.details),
+            settings=train_settings(work.job.details, TrainSettings),
             teacher_base=teacher.base,
-            told=work.tell,
+            told=lambda progress: work.desk.tell(told_of(progress)),
         )
     )
     trained = made.trained
     assert trained is not None  # noqa: S101 - it always trains
-    work.note_trained(trained)
+    note_trained(work.desk, trained)
     facts: Facts = plain(asdict(trained))
     return facts | {"child": plain(asdict(made.child)), "teacher": plain(asdict(made.parent))}
 
 
-def quantized(work: Retraining) -> Facts:
+def quantized(work: Retraining[SeriesSubject]) -> Facts:
     """Round the parent's weights to 8 bits."""
     from models.compress import quantize
 

@@ -465,7 +465,7 @@ def tuned_scores(case: Case, said: dict[str, Said], directory: Path) -> dict[str
 
 
 def fine_tuned(case: Case, directory: Path) -> tuple[Said | None, dict[str, object]]:
-    """Ours after fine-tuning on what was before the cut, if the gate lets it pass."""
+    """Ours after fine-tuning on what was before the cut, if it was better on the latest of that."""
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         shop = Moment(case.crowd, case.year_phase, case.weekday)
@@ -474,7 +474,7 @@ def fine_tuned(case: Case, directory: Path) -> tuple[Said | None, dict[str, obje
         result = fine_tune(directory, shop, out, state=place / "state", threads=1)
         facts: dict[str, object] = asdict(result)
         facts["cpu_s"] = round(time.process_time() - began, 1)
-        if not result.accepted:
+        if not result.better:
             return None, facts
         return ours(case, EventsNetwork.load(out, directory, threads=1)), facts
 

@@ -19,6 +19,26 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Moment:
+    """A shop now: all its customers, whole histories, and where in year and week now is."""
+
+    crowd: Population
+    year_phase: float
+    weekday: int
+
+    @property
+    def span(self) -> float:
+        """Days since the first event, 0 where there is none."""
+        first = self.crowd.first_days_ago
+        return 0.0 if np.isnan(first).all() else float(np.nanmax(first))
+
+    def before(self, cut: Cut) -> Moment:
+        """The shop at a cut of its customers."""
+        phase = (self.year_phase - cut.watched / 365.25) % 1.0
+        return Moment(cut.population, phase, int(self.weekday - cut.watched) % 7)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Cut:
     """Those known `watched` days before now, as they were then, and what they did until now.
 

@@ -3,7 +3,8 @@
 All are scored on the same windows, which none of them has trained on. Better means that the lower
 bound of the gain, bootstrapped by series, beats a margin: series are drawn anew, not windows, since
 the windows of one series err together (Efron and Tibshirani, 1993, An Introduction to the
-Bootstrap, section 8).
+Bootstrap, section 8). `judge` scores forecasts of series; `decide` is for whatever has losses by
+what is drawn anew, customers as well (models/gate_events.py).
 
 Invariant: the verdict depends on records, plan, forecasters and rules alone, and says in words why
 it is what it is.
@@ -12,7 +13,7 @@ it is what it is.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -29,14 +30,19 @@ if TYPE_CHECKING:
 #: Series below which nothing can be said of the gain.
 LEAST_SERIES = 5
 SHARES = (0.8, 0.9)
-_SEED = 20261125
+SEED = 20261125
+#: Losses drawn at once: of many customers all draws would not fit the memory.
+_AT_ONCE = 1 << 21
+
+StandingT = TypeVar("StandingT")
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
     """margin: what the lower bound of the gain must beat. confidence: of that bound. draws: of the
-    bootstrap. coverage: by how much the central intervals of SHARES may be further off than
-    production's. reference: by how much the loss on a reference set may be above production's.
+    bootstrap. coverage: by how much the central intervals of SHARES, or the probabilities of
+    purchases, may be further off than production's. reference: by how much the loss on a reference
+    set may be above production's.
     """
 
     margin: float = 0.0
@@ -57,7 +63,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """1 - candidate's loss / production's, with its bounds, over so many series."""
+    """1 - candidate's loss / production's, with its bounds, over so many series or customers."""
 
     gain: float
     low: float
@@ -79,18 +85,19 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Generic[StandingT]):
     """accepted: whether every rule holds; reasons: what speaks for it, or the rules that do not.
 
-    references: loss of the candidate over production's, by name. harmed: segments where the whole
-    interval of the gain is below zero; they refuse nothing, but a person should see them.
+    series: or customers. references: loss of the candidate over production's, by name. harmed:
+    segments where the whole interval of the gain is below zero; they refuse nothing, but a person
+    should see them.
     """
 
     accepted: bool
     reasons: tuple[str, ...]
     gain: Gain
     margin: float
-    scores: dict[str, Standing]
+    scores: dict[str, StandingT]
     references: dict[str, float]
     segments: dict[str, Gain]
     harmed: tuple[str, ...]
@@ -111,7 +118,7 @@ def judge(  # noqa: PLR0913 - each is a thing of its own
     references: Sequence[Reference] = (),
     trained_until: Mapping[str, str | None] | None = None,
     on_done: Callable[[str, int], None] = lambda _name, _windows: None,
-) -> Verdict:
+) -> Verdict[Standing]:
     """Score all on the plan's windows and decide. Raises ModelError, BacktestError.
 
     forecasters: by name, production and candidate among them; seasonal naive is added. segments: of
@@ -120,7 +127,7 @@ def judge(  # noqa: PLR0913 - each is a thing of its own
     """
     rules = rules or Rules()
     first = _first_period(records, plan)
-    _verify_lineage(trained_until or {}, first)
+    verify_lineage(trained_until or {}, first)
     methods = [Method(NAIVE, seasonal_naive)]
     methods += [Method(name, forecast) for name, forecast in forecasters.items()]
     test = run(records, methods, plan, on_done=on_done)
@@ -130,29 +137,60 @@ def judge(  # noqa: PLR0913 - each is a thing of its own
             f"the gate needs {LEAST_SERIES} series that can be tested, here are {len(ours)}; give "
             "more series, or longer ones"
         )
-    gain = gain_of(ours, theirs, rules)
     pairs = {name: forecasters[name] for name in (production, candidate)}
-    ratios = {one.name: _ratio(one, pairs, production, candidate) for one in references}
-    by_segment = _by_segment(ours, theirs, segments or {}, rules)
     rows = {row.method: row for row in summaries(test)}
-    refusals = [
-        *_too_little(gain, rules),
-        *_worse_than_naive(rows, candidate),
-        *_covers_worse(rows[candidate], rows[production], rules),
-        *_forgets(ratios, rules),
-    ]
+    return decide(
+        Contest("series", ours, theirs, rows[candidate].windows, first),
+        rules,
+        scores={name: _standing(row) for name, row in rows.items()},
+        refusals=[
+            *_worse_than_naive(rows, candidate),
+            *_covers_worse(rows[candidate], rows[production], rules),
+        ],
+        segments=segments or {},
+        references={one.name: _ratio(one, pairs, production, candidate) for one in references},
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contest:
+    """Losses of the candidate and of production, by the names of what was foretold: `things`.
+
+    windows: how many forecasts were scored. first: when the earliest of them begins.
+    """
+
+    things: str
+    ours: Mapping[str, float]
+    theirs: Mapping[str, float]
+    windows: int
+    first: pd.Timestamp
+
+
+def decide(
+    contest: Contest,
+    rules: Rules,
+    *,
+    scores: dict[str, StandingT],
+    refusals: Sequence[str],
+    segments: Mapping[str, str],
+    references: dict[str, float],
+) -> Verdict[StandingT]:
+    """Whether the gain is sure, beside what else was found against the candidate."""
+    gain = gain_of(contest.ours, contest.theirs, rules)
+    found = [*_too_little(gain, rules), *refusals, *_forgets(references, rules)]
+    by_segment = _by_segment(contest.ours, contest.theirs, segments, rules)
     return Verdict(
-        accepted=not refusals,
-        reasons=tuple(refusals or [_praise(gain, rules)]),
+        accepted=not found,
+        reasons=tuple(found or [_praise(gain, rules, contest.things)]),
         gain=gain,
         margin=rules.margin,
-        scores={name: _standing(row) for name, row in rows.items()},
-        references=ratios,
+        scores=scores,
+        references=references,
         segments=by_segment,
         harmed=tuple(name for name, part in by_segment.items() if part.high < 0),
-        series=len(ours),
-        windows=rows[candidate].windows,
-        first=first.isoformat(),
+        series=len(contest.ours),
+        windows=contest.windows,
+        first=contest.first.isoformat(),
     )
 
 
@@ -160,7 +198,7 @@ def simulated(*, series: int = 40, seed: int = 0) -> list[Reference]:
     """Reference sets of simulated days and months, of a seed that no training draws from."""
     made = []
     for freq, season, horizon, time in (("D", 7, 14, 280), ("MS", 12, 6, 96)):
-        rng = np.random.default_rng((_SEED, seed, season))
+        rng = np.random.default_rng((SEED, seed, season))
         values = singles(rng, np.full(series, season), time).values
         times = pd.date_range("2020-01-01", periods=time, freq=freq)
         records = [Record(f"{freq} {n}", times, row) for n, row in enumerate(values)]
@@ -176,7 +214,8 @@ def _first_period(records: Sequence[Record], plan: Plan) -> pd.Timestamp:
     return longest.times[max(0, len(longest.times) - plan.offsets[0])]
 
 
-def _verify_lineage(trained_until: Mapping[str, str | None], first: pd.Timestamp) -> None:
+def verify_lineage(trained_until: Mapping[str, str | None], first: pd.Timestamp) -> None:
+    """Raise ModelError if one was trained on what it would be judged by."""
     for name, until in trained_until.items():
         if until is not None and pd.Timestamp(until) >= first:
             raise ModelError(
@@ -195,9 +234,9 @@ def _too_little(gain: Gain, rules: Rules) -> list[str]:
     return [reason]
 
 
-def _praise(gain: Gain, rules: Rules) -> str:
+def _praise(gain: Gain, rules: Rules, things: str) -> str:
     return (
-        f"the gain is {gain.gain:.1%} over {gain.series} series and, at {rules.confidence:.0%} "
+        f"the gain is {gain.gain:.1%} over {gain.series} {things} and, at {rules.confidence:.0%} "
         f"confidence, at least {gain.low:.1%}, which beats the margin of {rules.margin:.1%}"
     )
 
@@ -248,9 +287,13 @@ def gain_of(ours: Mapping[str, float], theirs: Mapping[str, float], rules: Rules
     """What a candidate's losses, by series, gain on production's, bootstrapped by series."""
     items = sorted(ours)
     pairs = np.array([(ours[item], theirs[item]) for item in items])
-    rng = np.random.default_rng(_SEED)
-    drawn = rng.integers(len(items), size=(rules.draws, len(items)))
-    gains = _one_minus_ratio(pairs[drawn].sum(axis=1))
+    rng = np.random.default_rng(SEED)
+    size = max(1, _AT_ONCE // len(items))
+    sums = []
+    for start in range(0, rules.draws, size):
+        draws = min(size, rules.draws - start)
+        sums.append(pairs[rng.integers(len(items), size=(draws, len(items)))].sum(axis=1))
+    gains = _one_minus_ratio(np.concatenate(sums))
     low, high = np.quantile(gains, [1 - rules.confidence, rules.confidence])
     return Gain(float(_one_minus_ratio(pairs.sum(axis=0))), float(low), float(high), len(items))
 

@@ -3,7 +3,7 @@
 Invariant: every score takes (customers,) arrays in one order, and nothing is left out of one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ ECE_BINS = 15
 LIFT_BINS = 10
 
 Flags = NDArray[np.bool_]
+Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,15 @@ class PurchaseScores:
     count_ratio: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Said:
+    """What a method says: (customers, horizons) each; purchases is None if it does not count."""
+
+    name: str
+    probability: FloatArray
+    purchases: FloatArray | None
+
+
 @dataclass(frozen=True, slots=True)
 class Bin:
     """Customers that stand together. foretold: their mean probability; bought: their share."""
@@ -45,12 +55,44 @@ class Bin:
     bought: float
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A method at one horizon."""
+
+    method: str
+    days: int
+    scores: PurchaseScores
+    calibration: tuple[Bin, ...]
+    lift: tuple[Bin, ...]
+
+
+def judged(said: Sequence[Said], counts: Counts, horizons: Sequence[int]) -> list[Verdict]:
+    """Every method at every horizon. counts: (customers, horizons) purchase days that came."""
+    return [
+        _verdict(each, place, days, counts[:, place])
+        for place, days in enumerate(horizons)
+        for each in said
+    ]
+
+
+def _verdict(said: Said, place: int, days: int, counts: Counts) -> Verdict:
+    probability, bought = said.probability[:, place], counts > 0
+    purchases = None if said.purchases is None else said.purchases[:, place]
+    return Verdict(
+        method=said.name,
+        days=days,
+        scores=scores_of(probability, bought, purchases=purchases, counts=counts),
+        calibration=tuple(calibration(probability, bought)),
+        lift=tuple(lift(probability, bought)),
+    )
+
+
 def scores_of(
     probability: FloatArray,
     bought: Flags,
     *,
     purchases: FloatArray | None,
-    counts: NDArray[np.int64],
+    counts: Counts,
 ) -> PurchaseScores:
     """purchases: expected purchase days; counts: those that came."""
     rmse, ratio = np.nan, np.nan
@@ -70,8 +112,13 @@ def scores_of(
 
 def log_loss(probability: FloatArray, bought: Flags) -> float:
     """Mean of minus the logarithm of what was given to what came."""
+    return float(np.mean(log_losses(probability, bought)))
+
+
+def log_losses(probability: FloatArray, bought: Flags) -> FloatArray:
+    """Of each, in the shape of both."""
     p = np.clip(probability, CLIP, 1 - CLIP)
-    return float(-np.mean(np.where(bought, np.log(p), np.log1p(-p))))
+    return np.asarray(-np.where(bought, np.log(p), np.log1p(-p)))
 
 
 def calibration_error(probability: FloatArray, bought: Flags, *, bins: int = ECE_BINS) -> float:

@@ -1,10 +1,10 @@
-"""Fine-tuning of the events network on one shop's own past, and the gate it has to pass.
+"""Fine-tuning of the events network on one shop's own past.
 
 The shop is cut at many earlier moments; from each, what came until now is a label that is censored
-now. The latest stretch is held out first: only a network that is better there than the one it
-started from, and than BG/NBD, is kept, and then trained again on everything.
+now. The latest stretch is held out first and chooses the number of steps; then the network learns
+from everything for as long. What may judge it, the gate, lies after everything that it is given.
 
-Invariant: nothing of the held-out stretch reaches the network that is judged on it.
+Invariant: nothing of the stretch that chooses reaches the network that is judged on it.
 """
 
 from __future__ import annotations
@@ -29,20 +29,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.base import FloatArray, ModelError
-from models.baselines_events import BetaGeo, summary_of
 from models.checkpoint import ADAPTER_CONFIG
 from models.customers import context_of
-from models.cuts import Cut, cut_at
-from models.events import Answer, Curves, EventsModel, Inputs, load_events, parts_of
+from models.cuts import Cut, Moment, cut_at
+from models.events import Answer, EventsModel, Inputs, load_events, parts_of
 from models.pretrain_events import amount_loss
-from models.tokens import Tokens, chosen, tokens_of
-from models.tuning import TrainProgress
+from models.stretch import BG_NBD, MOST_EVENTS, Stretch, tokens_at
+from models.tokens import Tokens, chosen
+from models.tuning import EventsTrainSettings, TrainProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from models.customers import Ints, Population
+    from models.customers import Ints
+
+__all__ = ["EventsTrainSettings", "EventsTrained", "Moment", "fine_tune"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,73 +53,28 @@ TARGETS = r"(encoder\.layers\.\d+\.(attn\.(Wqkv|Wo)|mlp\.(Wi|Wo)))|(query|head|s
 
 
 @dataclass(frozen=True, slots=True)
-class FineTuneSettings:
-    """rank: of LoRA. steps: at most; how many is chosen on the held-out stretch, by looks. rows:
-    customers of a step, from `at_once` of the `cuts`, which are earlier moments: a step of one of
-    them would follow the level of its days. average: of the exponential mean of the weights, which
-    is what is judged and kept. strength: share that is kept of what was learned, since a shop's
-    level moves on. judged: customers at most on the held-out stretch.
-    least_customers, least_days: of a shop that can be tuned to. held_out_days: at most, and no more
-    than a third of the shop's history. margin: log-loss by which it must beat the others.
-    budget_s: seconds of work, half of them at most before the number of steps is chosen.
+class EventsTrained:
+    """scores: mean log-loss of tuned, zero_shot and, if it has a fit, bg_nbd, on the last
+    validation_days of what was given, which chose `steps` of `steps_done`. trained: parameters that
+    were, of `parameters`. seconds: of work. whole: `out` is a checkpoint of its own and needs no
+    base.
     """
 
-    rank: int = 8
-    steps: int = 120
-    looks: int = 6
-    rows: int = 128
-    learning_rate: float = 4e-4
-    cuts: int = 8
-    at_once: int = 8
-    average: float = 0.95
-    strength: float = 0.7
-    judged: int = 5000
-    held_out_days: float = 90.0
-    least_customers: int = 100
-    least_days: float = 60.0
-    margin: float = 0.0
-    budget_s: float | None = None
-    save_every_s: float = 30.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Raise ModelError for what cannot be asked."""
-        for name in ("rank", "steps", "looks", "rows", "cuts", "at_once", "judged"):
-            if getattr(self, name) < 1:
-                raise ModelError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("learning_rate", "held_out_days", "save_every_s"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ModelError(f"{name} must be above 0, not {getattr(self, name)}")
-        if not 0 <= self.average < 1 or not 0 < self.strength <= 1:
-            raise ModelError("average must lie in [0, 1), strength in (0, 1]")
-        if self.budget_s is not None and not self.budget_s > 0:
-            raise ModelError("budget_s must be above 0, or left out for no limit")
-
-
-@dataclass(frozen=True, slots=True)
-class FineTuned:
-    """accepted: whether `out` was written. scores: mean log-loss on the held-out stretch of tuned,
-    zero_shot and bg_nbd. steps: chosen. trained: parameters that were, of `parameters`. seconds: of
-    work. whole: `out` is a checkpoint of its own and needs no base.
-    """
-
-    accepted: bool
+    method: str
     scores: dict[str, float]
     steps: int
-    held_out_days: float
+    steps_done: int
+    validation_days: float
     trained: int
     parameters: int
     seconds: float
     whole: bool
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Moment:
-    """A shop now: all its customers, whole histories, and where in year and week now is."""
-
-    crowd: Population
-    year_phase: float
-    weekday: int
+    @property
+    def better(self) -> bool:
+        """Whether it was better than all others where the number of steps was chosen."""
+        rivals = [score for name, score in self.scores.items() if name != "tuned"]
+        return self.steps > 0 and self.scores["tuned"] < min(rivals)
 
 
 def fine_tune(  # noqa: PLR0913 - each is a thing of its own
@@ -126,45 +83,64 @@ def fine_tune(  # noqa: PLR0913 - each is a thing of its own
     out: Path,
     *,
     state: Path,
-    settings: FineTuneSettings | None = None,
+    settings: EventsTrainSettings | None = None,
     base_of: Path | None = None,
     threads: int | None = None,
     told: Callable[[TrainProgress], None] | None = None,
-) -> FineTuned:
-    """Fit LoRA to a shop and write it to `out` if it passes the gate.
+) -> EventsTrained:
+    """Learn from a shop, all of which may be learned from, and write what came of it to `out`.
 
-    An adapter is written where the base is a whole checkpoint; on an adapter, whose own base is
-    base_of, a whole one. state: where the run is kept to go on from; the same call goes on where it
-    was. told: called with each step, and may raise to stop. Raises ModelError for a shop with too
-    few customers or too short a past, and for a state that is of another run.
+    An adapter is written for lora where the base is a whole checkpoint; by other methods, or on an
+    adapter, whose own base is base_of, a whole one. It says what the base says if no step was of
+    use. state: where the run is kept to go on from; the same call goes on where it was. told:
+    called with each step, and may raise to stop. Raises ModelError for a shop with too few
+    customers or too short a past, and for a state that is of another run.
     """
-    settings = settings or FineTuneSettings()
+    settings = settings or EventsTrainSettings()
     if threads is not None:
         torch.set_num_threads(threads)
-    span = _span(shop, settings)
-    days = float(np.floor(min(settings.held_out_days, span / 3)))
-    held_out = cut_at(shop.crowd, days)
-    before = _earlier(shop, days, held_out)
+    days = validation_days(shop, settings)
+    stretch = Stretch.latest(shop, (np.ceil(days / 3), days), most=settings.judged)
     checkpoint = load_events(base, base=base_of)
+    parameters = sum(weight.numel() for weight in checkpoint.model.parameters())
     kept = _State(state, _key(checkpoint.digest, shop, settings), settings, told)
-    judge = _Judge(held_out, before, days, most=settings.judged)
-    steps, tuned = _best(_Tuner(checkpoint.model, before, settings), judge, kept)
-    zero_shot = judge.score(load_events(base, base=base_of).model)
-    scores = {"tuned": tuned, "zero_shot": zero_shot, "bg_nbd": judge.bg_nbd()}
-    accepted = steps > 0 and tuned + settings.margin < min(zero_shot, scores["bg_nbd"])
+    first = _Tuner(checkpoint.model, stretch.before, settings)
+    steps, tuned = _best(first, stretch, kept)
+    scores = {"tuned": tuned, "zero_shot": _loss(stretch, load_events(base, base=base_of).model)}
+    fitted = stretch.fitted(BG_NBD)
+    if fitted is not None:
+        scores["bg_nbd"] = float(stretch.losses(fitted).mean())
+    logger.info("held out %g days: %s after %d steps", days, scores, steps)
     tuner = _Tuner(load_events(base, base=base_of).model, shop, settings)
-    whole = (base / ADAPTER_CONFIG).exists()
-    if accepted:
-        kept.begin(tuner, "everything", steps=steps, scores=scores)
+    if steps:
+        kept.begin(tuner, "everything", steps=steps, after=first.step)
         tuner.run(steps, kept.step)
-        tuner.save(out, whole=whole)
-    logger.info("held out %g days: %s, accepted %s", days, scores, accepted)
-    trained = sum(weight.numel() for weight in tuner.weights)
-    parameters = sum(weight.numel() for weight in checkpoint.model.parameters()) - trained
-    return FineTuned(accepted, scores, steps, days, trained, parameters, kept.active_s, whole)
+    whole = settings.method != "lora" or (base / ADAPTER_CONFIG).exists()
+    tuner.save(out, whole=whole)
+    return EventsTrained(
+        method=settings.method,
+        scores=scores,
+        steps=steps,
+        steps_done=first.step,
+        validation_days=days,
+        trained=sum(weight.numel() for weight in tuner.weights),
+        parameters=parameters,
+        seconds=kept.active_s,
+        whole=whole,
+    )
 
 
-def _key(digest: str, shop: Moment, settings: FineTuneSettings) -> str:
+def validation_days(shop: Moment, settings: EventsTrainSettings) -> float:
+    """Days at the end of a shop that choose the number of steps. Raises ModelError if too short."""
+    if len(shop.crowd) < settings.least_customers or shop.span < settings.least_days:
+        raise ModelError(
+            f"fine-tuning needs {settings.least_customers} customers and {settings.least_days:g} "
+            f"days of history to learn from, here are {len(shop.crowd)} and {shop.span:.0f}"
+        )
+    return float(np.floor(min(settings.validation_days, shop.span / 3)))
+
+
+def _key(digest: str, shop: Moment, settings: EventsTrainSettings) -> str:
     """Hex digest of what a run is made of; budget and saving may differ when it goes on."""
     fixed = replace(settings, budget_s=None, save_every_s=30.0)
     said = hashlib.sha256(f"{digest}{fixed}{shop.year_phase}".encode())
@@ -172,131 +148,60 @@ def _key(digest: str, shop: Moment, settings: FineTuneSettings) -> str:
     return said.hexdigest()
 
 
-def _span(shop: Moment, settings: FineTuneSettings) -> float:
-    span = float(np.nanmax(shop.crowd.first_days_ago)) if len(shop.crowd) else 0.0
-    if len(shop.crowd) < settings.least_customers or span < settings.least_days:
-        raise ModelError(
-            f"fine-tuning needs {settings.least_customers} customers and {settings.least_days:g} "
-            f"days of history, here are {len(shop.crowd)} and {span:.0f}"
-        )
-    return span
-
-
-def _earlier(shop: Moment, days: float, cut: Cut) -> Moment:
-    return Moment(
-        cut.population, (shop.year_phase - days / 365.25) % 1.0, int(shop.weekday - days) % 7
-    )
-
-
-def _best(tuner: _Tuner, judge: _Judge, kept: _State) -> tuple[int, float]:
+def _best(tuner: _Tuner, stretch: Stretch, kept: _State) -> tuple[int, float]:
     """The number of steps after which the held-out loss is least, and that loss."""
     settings = kept.settings
     part = -(-settings.steps // settings.looks)
-    zero_shot = judge.score(tuner.model)
+    zero_shot = _loss(stretch, tuner.model)
     kept.begin(tuner, "before", steps=part * settings.looks, best=(0, zero_shot))
-    while tuner.step < part * settings.looks and not kept.late:
-        tuner.run(part * (tuner.step // part + 1), kept.step)
+    while tuner.step < part * settings.looks and not kept.late():
+        tuner.run(part * (tuner.step // part + 1), kept.step, enough=kept.late)
         with tuner.averaged():
-            score = judge.score(tuner.model)
+            score = _loss(stretch, tuner.model)
         kept.look(tuner, score)
     return kept.best
 
 
-class _Judge:
-    """Log-loss on the held-out stretch, at a third of it and at all of it, of some customers."""
-
-    def __init__(self, cut: Cut, before: Moment, days: float, *, most: int) -> None:
-        self.cut, self.before = cut, before
-        self.context = context_of(cut.population)
-        self.horizons = np.array([np.ceil(days / 3), days])
-        count = len(cut.people)
-        self.rows = np.sort(np.random.default_rng(0).permutation(count)[:most])
-        truth = np.stack([cut.bought(float(each)) for each in self.horizons], axis=1)
-        self.truth = truth[self.rows]
-
-    def score(self, model: EventsModel) -> float:
-        some = chosen(self.cut.population, self.rows, most_events=256)
-        tokens = _tokens(self.before, some, self.context, model)
-        return self._loss(curves_of(model, tokens).probability(self.horizons))
-
-    def bg_nbd(self) -> float:
-        summary = summary_of(self.cut.population)
-        fit = BetaGeo.fit(summary)
-        said = np.stack([fit.probability(summary, h) for h in self.horizons], axis=1)
-        return self._loss(said[self.rows])
-
-    def _loss(self, probability: FloatArray) -> float:
-        p = np.clip(probability, 1e-6, 1 - 1e-6)
-        return float(-np.where(self.truth, np.log(p), np.log1p(-p)).mean())
-
-
-@torch.inference_mode()
-def curves_of(model: EventsModel, tokens: Tokens) -> Curves:
-    """What a model says of tokens, on the device it is on."""
-    device = next(model.parameters()).device
-    bins = len(_edges(model)) - 1
-    hazard, more, amount = (np.empty((len(tokens), n)) for n in (bins, bins, 1))
-    for part in parts_of(tokens, 4096):
-        answer = model(Inputs.of(tokens.take(part), device))
-        hazard[part] = functional.softplus(answer.hazard).cpu().numpy()
-        more[part] = answer.excess().cpu().numpy()
-        amount[part, 0] = answer.amount.cpu().numpy()
-    return Curves(_edges(model), hazard, more, amount[:, 0], tokens.scale)
-
-
-def _edges(model: EventsModel) -> FloatArray:
-    return np.array([0.0, *model.config.bin_edges])
-
-
-def _tokens(moment: Moment, crowd: Population, context: FloatArray, model: EventsModel) -> Tokens:
-    count = len(crowd)
-    return tokens_of(
-        crowd,
-        contexts=context[None],
-        known=np.ones(1, dtype=np.bool_),
-        shop=np.zeros(count, dtype=np.int64),
-        year_phase=np.full(count, moment.year_phase),
-        weekday=np.full(count, moment.weekday),
-        length=model.config.length,
-    )
+def _loss(stretch: Stretch, model: EventsModel) -> float:
+    return float(stretch.losses(stretch.foretold("", model)).mean())
 
 
 # --- training --------------------------------------------------------------------------------
 
 
 class _Tuner:
-    """LoRA on the earlier cuts of one moment."""
+    """A network in training on the earlier cuts of one moment."""
 
-    def __init__(self, model: EventsModel, shop: Moment, settings: FineTuneSettings) -> None:
-        from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - a second few need
-
+    def __init__(self, model: EventsModel, shop: Moment, settings: EventsTrainSettings) -> None:
         self.settings = settings
         torch.manual_seed(settings.seed)
-        lora = LoraConfig(
-            r=settings.rank, lora_alpha=2 * settings.rank, target_modules=TARGETS, bias="none"
-        )
-        with warnings.catch_warnings():  # peft reads an attribute by its older name
-            warnings.simplefilter("ignore", FutureWarning)
-            self.model: Any = get_peft_model(model, lora)
+        self.model: Any = _freed(model, settings)
         self.examples = _examples(shop, settings)
         self.rng = np.random.default_rng(settings.seed)
         named = [(k, each) for k, each in self.model.named_parameters() if each.requires_grad]
         self.weights = [each for _, each in named]
-        self.outer = ["lora_B" in k for k, _ in named]  # what an adapter adds is linear in these
-        self.average = [each.detach().clone() for each in self.weights]
+        self.start = [each.detach().clone() for each in self.weights]
+        self.outer = ["lora_A" not in k for k, _ in named]  # what is learned is linear in these
+        self.average = [each.clone() for each in self.start]
         self.optimizer = torch.optim.AdamW(self.weights, weight_decay=0.01)
         self.step = 0
 
-    def run(self, until: int, done: Callable[[_Tuner, float], None]) -> None:
-        """Steps up to a number of them; done: told each one's loss."""
-        while self.step < until:
+    def run(
+        self,
+        until: int,
+        done: Callable[[_Tuner, float], None],
+        *,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Steps up to a number of them, or until it is enough; done: told each one's loss."""
+        while self.step < until and not enough():
             done(self, self._step())
 
     def _step(self) -> float:
         self.step += 1
         warm = min(1.0, self.step / 10)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * warm
+            group["lr"] = self.settings.rate * warm
         count = min(self.settings.at_once, len(self.examples))
         numbers = self.rng.choice(len(self.examples), size=count, replace=False)
         total = sum(self._learn(self.examples[number], share=1 / count) for number in numbers)
@@ -321,11 +226,11 @@ class _Tuner:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The adapter has its averaged weights, of the strength wanted, within."""
+        """The network has its averaged weights, of the strength wanted, within."""
         live = [each.detach().clone() for each in self.weights]
         strength = self.settings.strength
-        pairs = zip(self.average, self.outer, strict=True)
-        self._load([each * strength if outer else each for each, outer in pairs])
+        parts = zip(self.start, self.average, self.outer, strict=True)
+        self._load([torch.lerp(a, b, strength) if outer else b for a, b, outer in parts])
         try:
             yield
         finally:
@@ -341,7 +246,8 @@ class _Tuner:
         part = out.with_name(out.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
         with self.averaged():
-            written = copy.deepcopy(self.model).merge_and_unload() if whole else self.model
+            merges = whole and self.settings.method == "lora"
+            written = copy.deepcopy(self.model).merge_and_unload() if merges else self.model
             written.save_pretrained(str(part), safe_serialization=True)
         shutil.rmtree(out, ignore_errors=True)
         part.rename(out)
@@ -366,6 +272,22 @@ class _Tuner:
         self.step, self.rng.bit_generator.state = step, rng
 
 
+def _freed(model: EventsModel, settings: EventsTrainSettings) -> Any:  # noqa: ANN401 - or a PeftModel
+    """The network with what is trained free, the rest frozen."""
+    if settings.method != "lora":
+        model.requires_grad_(settings.method == "full")
+        model.head.requires_grad_(True)
+        return model
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - a second few need
+
+    lora = LoraConfig(
+        r=settings.rank, lora_alpha=2 * settings.rank, target_modules=TARGETS, bias="none"
+    )
+    with warnings.catch_warnings():  # peft reads an attribute by its older name
+        warnings.simplefilter("ignore", FutureWarning)
+        return get_peft_model(model, lora)
+
+
 class _State:
     """Where a run stands, on disk, and what is told of it."""
 
@@ -373,18 +295,17 @@ class _State:
         self,
         directory: Path,
         key: str,
-        settings: FineTuneSettings,
+        settings: EventsTrainSettings,
         told: Callable[[TrainProgress], None] | None,
     ) -> None:
         self.path = directory / "events.safetensors"
         self.key, self.settings, self.told = key, settings, told or (lambda _: None)
-        self.phase, self.steps = "", 0
+        self.phase, self.steps, self.after = "", 0, 0
         self.best = (0, math.inf)
         self.active_s, self.score = 0.0, math.nan
         self.since = self.saved = time.monotonic()
         directory.mkdir(parents=True, exist_ok=True)
 
-    @property
     def late(self) -> bool:
         """Whether half of the time is gone: the other half is for everything."""
         return self.settings.budget_s is not None and self.active_s > self.settings.budget_s / 2
@@ -395,13 +316,13 @@ class _State:
         phase: str,
         *,
         steps: int,
+        after: int = 0,
         best: tuple[int, float] | None = None,
-        scores: dict[str, float] | None = None,
     ) -> None:
-        """Begin a phase, or go on with it."""
-        self.phase, self.steps = phase, steps
+        """Begin a phase, or go on with it. steps: of it, after those of the phase before."""
+        self.phase, self.steps, self.after = phase, steps, after
         self.best = best or self.best
-        self.score = self.best[1] if scores is None else scores["tuned"]
+        self.score = best[1] if best else math.nan
         self.since = time.monotonic()
         if not self.path.exists():
             return
@@ -419,7 +340,7 @@ class _State:
         if facts["phase"] == phase:
             tuner.restore(tensors, facts["step"], facts["rng"])
         elif phase == "before":
-            tuner.step = steps  # it has been chosen
+            tuner.step = facts["after"]  # it has been chosen
 
     def step(self, tuner: _Tuner, loss: float) -> None:
         """A step was done."""
@@ -443,8 +364,8 @@ class _State:
         left = self.active_s * (1 - share) / share if share else math.nan
         self.told(
             TrainProgress(
-                step=tuner.step,
-                steps=self.steps,
+                step=self.after + tuner.step,
+                steps=self.after + self.steps,
                 loss=loss,
                 validation=self.score,
                 best=self.best[1],
@@ -462,6 +383,7 @@ class _State:
             "key": self.key,
             "phase": self.phase,
             "step": tuner.step,
+            "after": self.after,
             "rng": tuner.rng.bit_generator.state,
             "active_s": self.active_s,
             "best": self.best,
@@ -487,16 +409,8 @@ class _Example:
     amount: FloatArray
 
     def take(self, rows: Ints, length: int) -> CensoredBatch:
-        count = len(rows)
-        tokens = tokens_of(
-            chosen(self.cut.population, rows, most_events=256),
-            contexts=self.context[None],
-            known=np.ones(1, dtype=np.bool_),
-            shop=np.zeros(count, dtype=np.int64),
-            year_phase=np.full(count, self.moment.year_phase),
-            weekday=np.full(count, self.moment.weekday),
-            length=length,
-        )
+        some = chosen(self.cut.population, rows, most_events=MOST_EVENTS)
+        tokens = tokens_at(self.moment, some, self.context, length=length)
         return CensoredBatch(
             tokens,
             self.first[rows],
@@ -517,10 +431,9 @@ class CensoredBatch:
     amount: FloatArray
 
 
-def _examples(shop: Moment, settings: FineTuneSettings) -> list[_Example]:
+def _examples(shop: Moment, settings: EventsTrainSettings) -> list[_Example]:
     """Cuts evenly over the past, each with some history before it and some future after it."""
-    span = float(np.nanmax(shop.crowd.first_days_ago))
-    nearest, farthest = 7.0, max(14.0, span - min(60.0, span / 3))
+    nearest, farthest = 7.0, max(14.0, shop.span - min(60.0, shop.span / 3))
     examples = []
     for days in np.unique(np.floor(np.linspace(nearest, farthest, settings.cuts))):
         cut = cut_at(shop.crowd, float(days))
@@ -541,8 +454,7 @@ def _example(shop: Moment, cut: Cut) -> _Example:
     inside = place < bins
     np.add.at(counts, (cut.who[inside], place[inside]), 1.0)
     context = context_of(cut.population)
-    moment = _earlier(shop, cut.watched, cut)
-    return _Example(moment, cut, context, cut.first_days(), counts, cut.mean_amount())
+    return _Example(shop.before(cut), cut, context, cut.first_days(), counts, cut.mean_amount())
 
 
 def censored_loss(model: EventsModel, batch: CensoredBatch, rows: Ints) -> Tensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from models.base import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 #: What is trained, and of how much of the network.
 METHODS = ("lora", "full", "head", "adalora", "ia3")
@@ -27,6 +27,13 @@ OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
 #: The learning rate of each method where none is asked for.
 RATES = {"lora": 5e-4, "adalora": 2e-3, "ia3": 1e-2, "head": 1e-3, "full": 3e-4}
 SCHEDULES = ("constant", "linear", "cosine")
+#: The same of the events network.
+EVENT_METHODS = ("lora", "full", "head")
+EVENT_IMPOSSIBLE = {
+    "prefix": "its attention takes no keys and values from outside",
+    "prompt": "it reads events as numbers, and has no embedding of prompts to put before them",
+}
+EVENT_RATES = {"lora": 4e-4, "head": 4e-4, "full": 1e-4}
 #: What can be done to an example, to have more of them.
 AUGMENTATIONS = ("crop", "gaps", "covariates", "noise")
 #: What a curve can be reported to; each by its own environment variables.
@@ -91,11 +98,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Raise ModelError for what cannot be asked."""
-        if self.method in IMPOSSIBLE:
-            raise ModelError(
-                f"method {self.method} is not possible for this network: "
-                f"{IMPOSSIBLE[self.method]}; use one of {', '.join(METHODS)}"
-            )
+        _verify_possible(self.method, IMPOSSIBLE, METHODS)
         self._verify_names()
         self._verify_numbers()
 
@@ -134,12 +137,67 @@ class TrainSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EventsTrainSettings:
+    """How the events network is fine-tuned; each field can be left as it is.
+
+    method: of EVENT_METHODS. rank: of LoRA. steps: at most; how many is chosen on the latest
+    stretch of what is given, by `looks`. rows: customers of a step, from `at_once` of the `cuts`,
+    which are earlier moments: a step of one of them would follow the level of its days.
+    learning_rate: None for that of EVENT_RATES. average: of the exponential mean of the weights,
+    which is what is judged and kept. strength: share that is kept of what was learned, since a
+    shop's level moves on. judged: customers at most on the stretch that chooses, which is
+    validation_days at most, and no more than a third of the history. least_customers, least_days:
+    of a shop that can be tuned to. budget_s: seconds of work, half of them at most before the
+    number of steps is chosen.
+    """
+
+    method: str = "lora"
+    rank: int = 8
+    steps: int = 120
+    looks: int = 6
+    rows: int = 128
+    learning_rate: float | None = None
+    cuts: int = 8
+    at_once: int = 8
+    average: float = 0.95
+    strength: float = 0.7
+    judged: int = 5000
+    validation_days: float = 90.0
+    least_customers: int = 100
+    least_days: float = 60.0
+    budget_s: float | None = None
+    save_every_s: float = 30.0
+    seed: int = 0
+
+    @property
+    def rate(self) -> float:
+        """The learning rate after the first steps."""
+        return EVENT_RATES[self.method] if self.learning_rate is None else self.learning_rate
+
+    def __post_init__(self) -> None:
+        """Raise ModelError for what cannot be asked."""
+        _verify_possible(self.method, EVENT_IMPOSSIBLE, EVENT_METHODS)
+        _verify_named("method", self.method, EVENT_METHODS)
+        for name in ("rank", "steps", "looks", "rows", "cuts", "at_once", "judged"):
+            if getattr(self, name) < 1:
+                raise ModelError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("rate", "validation_days", "save_every_s"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ModelError(f"{name} must be above 0, not {getattr(self, name)}")
+        if not 0 <= self.average < 1 or not 0 < self.strength <= 1:
+            raise ModelError("average must lie in [0, 1), strength in (0, 1]")
+        if self.budget_s is not None and not self.budget_s > 0:
+            raise ModelError("budget_s must be above 0, or left out for no limit")
+
+
+@dataclass(frozen=True, slots=True)
 class TrainProgress:
     """How far a run is: steps done of at most `steps`; the mean loss since it was last told.
 
-    validation: the score of the latest look, a pinball loss in units of seasonal naive's error;
-    best: the best so far, of step `best_step` (0: the network before). share: 0 to 1. eta_s:
-    seconds of work left at most. looked: whether the network has just been judged.
+    validation: the score of the latest look, a pinball loss in units of seasonal naive's error, of
+    the events network the log-loss; best: the best so far, of step `best_step` (0: the network
+    before). share: 0 to 1. eta_s: seconds of work left at most. looked: whether the network has
+    just been judged.
     """
 
     step: int
@@ -177,6 +235,14 @@ class Trained:
     cpu_seconds: float
     until: str
     whole: bool
+
+
+def _verify_possible(method: str, impossible: Mapping[str, str], methods: Sequence[str]) -> None:
+    if method in impossible:
+        raise ModelError(
+            f"method {method} is not possible for this network: {impossible[method]}; use one of "
+            f"{', '.join(methods)}"
+        )
 
 
 def _verify_named(field_name: str, said: str, allowed: Sequence[str]) -> None:

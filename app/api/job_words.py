@@ -15,14 +15,32 @@ from app.jobs import KINDS, Asked, Job, Kind, State
 from app.schedules import Schedule
 from models.base import ModelError
 from models.recipe import settings_of
-from models.tuning import TrainSettings
+from models.tuning import EventsTrainSettings, TrainSettings
 
 MOST_LEVELS = 99
 LONGEST_DAYS = 730
-#: What this release does, by the model.
-DONE: dict[str, tuple[Kind, ...]] = {
-    "sales": ("finetune", "evaluate", "search", "distill", "quantize", "predict"),
-    "purchase": ("predict",),
+#: What is not done with a model, and what to do in its place.
+NOT_DONE: dict[tuple[Kind, str], str] = {
+    ("search", "purchase"): (
+        "there is little to search: a finetune chooses its number of steps itself; ask for several "
+        "with other `learning_rate`, `rank` or `method`"
+    ),
+    ("distill", "purchase"): (
+        "the network comes in one size, which has nothing larger to learn from; ask for finetune"
+    ),
+    ("quantize", "purchase"): (
+        "the network is small, and 8 bits would neither save memory nor time worth a loss; it "
+        "serves as it is"
+    ),
+}
+#: Words that a model has no use for, and what to say in their place.
+NOT_OF: dict[str, dict[str, str]] = {
+    "sales": {"horizons_days": "is of purchase; say `prediction_length`"},
+    "purchase": {
+        "prediction_length": "is of sales; say `horizons_days`",
+        "origins": "is of sales; the last days are held out, as many as `horizons_days` says",
+        "segment": "is of sales; a dataset of events keeps no column that tells customers apart",
+    },
 }
 
 Model = Annotated[
@@ -35,14 +53,37 @@ Version = Annotated[
 ]
 Horizon = Annotated[
     int | None,
-    Field(ge=1, le=1024, description="Periods forecast; by default what suits the frequency."),
+    Field(
+        ge=1,
+        le=1024,
+        description="Of sales: periods forecast; by default what suits the frequency.",
+    ),
 ]
 Origins = Annotated[
-    int, Field(ge=1, le=24, description="Windows of each series, the last ones, to be judged by.")
+    int,
+    Field(
+        ge=1, le=24, description="Of sales: windows of each series, the last ones, to be judged by."
+    ),
+]
+HorizonsDays = Annotated[
+    list[Annotated[int, Field(ge=1, le=LONGEST_DAYS)]] | None,
+    Field(
+        min_length=1,
+        max_length=16,
+        description=(
+            "Of purchase: days within which purchases are foretold; the latest of the dataset, as "
+            "many as the longest, are held out to be judged by. By default a quarter of its days, "
+            "at most 90, and a third of that."
+        ),
+        examples=[[30, 90]],
+    ),
 ]
 Segment = Annotated[
     str | None,
-    Field(max_length=128, description="Column of the dataset by whose values scores are shown."),
+    Field(
+        max_length=128,
+        description="Of sales: column of the dataset by whose values scores are shown.",
+    ),
 ]
 Promote = Literal["if_better", "manual", "never"]
 
@@ -54,8 +95,8 @@ class _Words(BaseModel):
 class FinetuneRequest(_Words):
     """Train a version further on a dataset, and let it serve if it proves better.
 
-    Further fields are settings of the training: `method` (`lora`, `full`, `head`, …), `steps`,
-    `learning_rate`, `rank`, `seed` and the others of docs/models.md.
+    Further fields are settings of the training: `method` (`lora`, `full`, `head`, and of sales
+    `adalora` and `ia3`), `steps`, `learning_rate`, `rank`, `seed` and the others of docs/models.md.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -65,6 +106,7 @@ class FinetuneRequest(_Words):
     dataset_id: DatasetId
     prediction_length: Horizon = None
     origins: Origins = 2
+    horizons_days: HorizonsDays = None
     parent: Version = "production"
     time_budget_s: float | None = Field(None, gt=0, le=7 * 86_400)
     promote: Promote = Field(
@@ -93,7 +135,7 @@ class QuantizeRequest(_Words):
     """Round a version's weights to 8 bits, and judge it on a dataset."""
 
     kind: Literal["quantize"]
-    model: Literal["sales"] = "sales"
+    model: Model = "sales"
     dataset_id: DatasetId
     prediction_length: Horizon = None
     origins: Origins = 2
@@ -104,13 +146,14 @@ class QuantizeRequest(_Words):
 
 
 class EvaluateRequest(_Words):
-    """Score versions on a dataset, beside seasonal naive."""
+    """Score versions on a dataset, beside seasonal naive, or BG/NBD and Pareto/NBD."""
 
     kind: Literal["evaluate"]
     model: Model = "sales"
     dataset_id: DatasetId
     prediction_length: Horizon = None
     origins: Origins = 2
+    horizons_days: HorizonsDays = None
     versions: list[Version] = Field(default=["production"], min_length=1, max_length=8)
     segment: Segment = None
 
@@ -237,23 +280,36 @@ def read_job(raw: object) -> Asked:
         words = _ANY.validate_python(raw)
     except ValidationError as error:
         raise InvalidInputError(issues_of(error, without=1)) from error
-    if words.kind not in DONE.get(words.model, ()):
-        done = "; ".join(f"{', '.join(kinds)} of {model}" for model, kinds in DONE.items())
-        msg = f"kind: {words.kind} of {words.model} is not done by this release, which does {done}"
-        raise InvalidInputError((Issue(("kind",), msg, "kind"),))
-    details = words.model_dump(exclude={"kind", "model", "dataset_id"})
+    _check_possible(words)
     if isinstance(words, FinetuneRequest):
         _check_training(words)
-    return Asked(words.kind, words.model, words.dataset_id, details)
+    left_out = {"kind", "model", "dataset_id"}
+    if not isinstance(words, PredictRequest):  # has words of both models
+        left_out |= set(NOT_OF[words.model])
+    return Asked(words.kind, words.model, words.dataset_id, words.model_dump(exclude=left_out))
+
+
+def _check_possible(words: JobRequest) -> None:
+    """Refuse what is not done with a model, and words that it has no use for."""
+    why = NOT_DONE.get((words.kind, words.model))
+    if why is not None:
+        msg = f"kind: {words.kind} of {words.model} is not done: {why}"
+        raise InvalidInputError((Issue(("kind",), msg, "kind"),))
+    if isinstance(words, PredictRequest):
+        return
+    said = [name for name in words.model_fields_set if getattr(words, name) is not None]
+    issues = [
+        Issue((name,), f"{name}: {why}", "model")
+        for name, why in NOT_OF[words.model].items()
+        if name in said
+    ]
+    if issues:
+        raise InvalidInputError(tuple(issues))
 
 
 def _check_training(words: FinetuneRequest) -> None:
     """Refuse settings of the training that are none, or cannot be."""
-    kind: type = TrainSettings
-    if words.model == "purchase":
-        from models.train_events import FineTuneSettings  # noqa: PLC0415 - it has torch
-
-        kind = FineTuneSettings
+    kind = EventsTrainSettings if words.model == "purchase" else TrainSettings
     try:
         settings_of(kind, words.model_extra or {})
     except ModelError as error:

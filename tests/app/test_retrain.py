@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +32,22 @@ QUICK = {"steps": 20, "rows": 16, "look_every": 10, "validation": 1, "replay": 0
 
 
 class Shop:
-    """A data directory with a version in production, and a worker on it."""
+    """A data directory with a version of a model in production, and a worker on it."""
 
-    def __init__(self, directory: Path, checkpoint: Path) -> None:
+    def __init__(self, directory: Path, checkpoint: Path, model: str = "sales") -> None:
+        self.model = model
         self.settings = Settings(data_dir=directory, threads=1)
         migrate(self.settings.database)
         prepare(self.settings.database)
         database = open_database(self.settings.database)
         self.book, self.versions = Book(database), Versions(database, self.settings)
         self.datasets = Datasets(database, self.settings, Metrics())
-        self.versions.register("sales", checkpoint, Manifest("settings"))
-        self.versions.promote("sales", 1, actor="test")
+        self.versions.register(model, checkpoint, Manifest("settings"))
+        self.versions.promote(model, 1, actor="test")
         self.log = directory / "worker.log"
-        self.worker = self._start()
+        self.worker = self.start()
 
-    def _start(self) -> "subprocess.Popen[bytes]":
+    def start(self) -> "subprocess.Popen[bytes]":
         own = {"SHOPCAST_DATA_DIR": str(self.settings.data_dir), "SHOPCAST_THREADS": "1"}
         with self.log.open("w") as log:
             return subprocess.Popen(  # noqa: S603 - our own command
@@ -56,23 +57,31 @@ class Shop:
                 stderr=log,
             )
 
-    def dataset(self, table: pd.DataFrame, name: str = "sales") -> str:
-        file = self.settings.data_dir / f"{name}.csv"
+    def dataset(self, table: pd.DataFrame) -> str:
+        file = self.settings.data_dir / "sent.csv"
         table.to_csv(file, index=False)
+        order = Order("series" if self.model == "sales" else "events")
 
         async def add() -> str:
             async with self.datasets.staging() as stage:
-                dataset, _ = await self.datasets.add(file, stage, Order("series"), name=name)
+                dataset, _ = await self.datasets.add(file, stage, order, name="sent")
                 return dataset.id
 
         return asyncio.run(add())
 
     def done(self, dataset: str, **words: Any) -> Job:
         """Ask for a job, and wait for its end."""
-        raw = {"kind": "finetune", "model": "sales", "dataset_id": dataset, **words}
-        job, _ = self.book.add(read_job(raw), actor="test")
+        job = self.ask(dataset, **words)
+        return self.until(job, lambda each: each.state not in {"queued", "running"})
+
+    def ask(self, dataset: str, **words: Any) -> Job:
+        raw = {"kind": "finetune", "model": self.model, "dataset_id": dataset, **words}
+        return self.book.add(read_job(raw), actor="test")[0]
+
+    def until(self, job: Job, holds: Callable[[Job], bool]) -> Job:
+        """Wait until something holds of a job."""
         ends_s = time.monotonic() + PATIENCE_S
-        while (found := self.book.get(job.id)).state in {"queued", "running"}:
+        while not holds(found := self.book.get(job.id)):
             assert time.monotonic() < ends_s, (found, self.log.read_text()[-3000:])
             time.sleep(0.1)
         return found
@@ -152,10 +161,7 @@ def test_one_that_a_person_promotes_waits_for_that(shop: Shop) -> None:
     number = job.facts["register"]["version"]
     assert shop.versions.alias("sales", "candidate").version == number  # type: ignore[union-attr]
     shop.versions.promote("sales", number, actor="anna")
-    ends_s = time.monotonic() + PATIENCE_S
-    while shop.book.get(job.id).state != "succeeded":
-        assert time.monotonic() < ends_s
-        time.sleep(0.2)
+    shop.until(job, lambda each: each.state == "succeeded")
     shop.versions.rollback("sales", actor="anna")
 
 
@@ -228,8 +234,5 @@ def test_eight_bits_wait_for_a_person(shop: Shop) -> None:
     assert fit["child"]["weight_bytes"] < 0.3 * fit["parent"]["weight_bytes"]
     number = job.facts["register"]["version"]
     shop.versions.promote("sales", number, actor="test")
-    ends_s = time.monotonic() + PATIENCE_S
-    while shop.book.get(job.id).state != "succeeded":
-        assert time.monotonic() < ends_s
-        time.sleep(0.1)
+    shop.until(job, lambda each: each.state == "succeeded")
     shop.versions.rollback("sales", actor="test")

@@ -80,8 +80,27 @@ def test_what_cannot_be_done_is_told(place: Place) -> None:
     assert "attention takes no keys" in place.refused(method="prefix")
     assert "rate must be above 0" in place.refused(learning_rate=0)
     assert "steps must be a whole number" in place.refused(steps="many")
+    assert "horizons_days: is of purchase" in place.refused(horizons_days=[30])
     assert place.client.post("/jobs", json=[]).status_code == 422
     assert place.client.post("/jobs", content=b"{").status_code == 415
+
+
+def test_what_cannot_be_done_for_purchases_is_told(place: Place) -> None:
+    def refused(**words: Any) -> str:
+        return place.refused(**{"model": "purchase", "method": "lora", **words})
+
+    assert "is of series, not of events" in refused()
+    assert "prefix is not possible for this network" in refused(method="prefix")
+    assert "method must be one of lora, full, head, not 'ia3'" in refused(method="ia3")
+    assert "'augment' is no setting" in refused(augment=["gaps"])
+    assert "prediction_length: is of sales; say `horizons_days`" in refused(prediction_length=7)
+    assert "keeps no column that tells customers apart" in refused(segment="region")
+    assert "horizons_days" in refused(horizons_days=[0])
+    assert "a finetune chooses its number of steps itself" in refused(kind="search")
+    assert "the network comes in one size" in refused(kind="distill", teacher=1)
+    job = {"kind": "quantize", "model": "purchase", "dataset_id": JOB["dataset_id"]}
+    response = place.client.post("/jobs", json=job)
+    assert "it serves as it is" in response.json()["detail"]
 
 
 def test_a_key_makes_one_job_of_two_requests(place: Place) -> None:

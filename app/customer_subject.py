@@ -1,0 +1,244 @@
+"""Jobs about customers: what is read of a data set, held out, learned from and judged by.
+
+Invariant: nothing of the latest stretch is known to who is fitted, and all who are scored foretell
+the same customers in it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from app.datasets import Dataset
+from app.desk import Desk, Facts
+from app.errors import JobError
+from app.moments import Moment
+from app.plain import plain
+from app.stores import (
+    Counted,
+    Stores,
+    job_threads,
+    note_trained,
+    refusable,
+    told_of,
+    train_settings,
+)
+from app.versions import CANDIDATE, PRODUCTION, Checkpoint
+from models import cuts
+from models.base import PURCHASE
+from models.customers import Population
+from models.purchase_scores import judged
+from models.tuning import EventsTrainSettings
+
+if TYPE_CHECKING:
+    from models.events import EventsModel
+    from models.gate import Verdict
+    from models.stretch import Stretch
+
+#: Days held out where none are asked for: at most, and of all days.
+LONGEST_DAYS, SHARE = 90, 0.25
+FEWEST_DAYS = 7
+MOST_JUDGED = 10_000  # customers; of more a fair sample
+SHIPPED = "shipped"
+
+
+class CustomerSubject:
+    """The customers a job is about, and the stretch that it is judged by."""
+
+    def __init__(self, desk: Desk, stores: Stores) -> None:
+        self._desk, self._stores = desk, stores
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return self._stores.datasets.read(self._desk.job.dataset_id or "")
+
+    @cached_property
+    def as_of(self) -> Moment:
+        """The end of the latest day."""
+        until = self._stores.datasets.events(self.dataset.id).until()
+        midnight = until.local.replace(hour=0, minute=0)
+        full = until.local == midnight
+        return replace(until, local=midnight if full else midnight + timedelta(days=1))
+
+    @cached_property
+    def shop(self) -> cuts.Moment:
+        return cuts.Moment(self._crowd(), self.as_of.year_phase, self.as_of.local.weekday())
+
+    @cached_property
+    def horizons(self) -> tuple[int, ...]:
+        """Days ahead that are foretold, the farthest of which is the length of the stretch."""
+        asked = self._desk.job.details.get("horizons_days")
+        if asked:
+            return tuple(sorted(set(asked)))
+        days = int(min(LONGEST_DAYS, max(FEWEST_DAYS, SHARE * self.shop.span)))
+        return (-(-days // 3), days)
+
+    @cached_property
+    def stretch(self) -> "Stretch":
+        from models.stretch import Stretch
+
+        return Stretch.latest(self.shop, self.horizons, most=MOST_JUDGED)
+
+    @property
+    def way_out(self) -> str:
+        """What to ask for so that less is held out."""
+        return f"hold out less by `horizons_days` (now {max(self.horizons)} days)"
+
+    def read(self) -> Facts:
+        """What there is. Raises JobError if it is too little."""
+        count, least = len(self.shop.crowd), self._settings.least_customers
+        if count < least:
+            raise JobError(
+                f"the dataset {self.dataset.id} has {count} customers; at least {least} are needed "
+                "to learn from what they do and be sure of it"
+            )
+        if not np.any(self.shop.crowd.types == PURCHASE):
+            raise JobError(
+                f"in the dataset {self.dataset.id} nobody buys: no event is a purchase; say by "
+                "`columns.type` which column tells what happened, or leave views out"
+            )
+        self._desk.note(f"{count:,} customers, {self.dataset.rows:,} events")
+        return {
+            "customers": count,
+            "rows": self.dataset.rows,
+            "days": round(self.shop.span, 1),
+            "digest": self.dataset.digest,
+        }
+
+    def split(self) -> Facts:
+        """The stretch held out. Raises JobError if it, or what is before it, tells nothing."""
+        first, stretch = self._first, self.stretch
+        self._refuse_little()
+        shares = stretch.bought.mean(axis=0)
+        if shares[-1] == 0 or shares[0] == 1:
+            who, days = ("nobody", max) if shares[-1] == 0 else ("everybody", min)
+            raise JobError(
+                f"{who} known before {first:%Y-%m-%d} bought within {days(self.horizons)} days, so "
+                "that there is nothing to be foretold better or worse; give other days by "
+                "`horizons_days`, or a dataset that reaches further"
+            )
+        self._desk.note(
+            f"held out: {max(self.horizons)} days from {first:%Y-%m-%d} on, in which "
+            f"{shares[-1]:.1%} of {len(stretch.rows):,} customers bought"
+        )
+        return {
+            "horizons_days": list(self.horizons),
+            "customers": len(stretch.rows),
+            "bought": plain(dict(zip(map(str, self.horizons), shares, strict=True))),
+            "held_out_from": first.isoformat(),
+            "held_out_until": self.as_of.local.isoformat(),
+        }
+
+    def fine_tune(self, parent: Checkpoint, to: Path) -> Facts:
+        """Train the parent further on what was known before the stretch."""
+        from models.train_events import fine_tune
+
+        before = self.stretch.before
+        trained = refusable(
+            lambda: fine_tune(
+                parent.directory,
+                before,
+                to,
+                state=self._desk.state / "run",
+                settings=self._settings,
+                base_of=parent.base,
+                threads=job_threads(self._desk),
+                told=lambda progress: self._desk.tell(told_of(progress)),
+            )
+        )
+        note_trained(self._desk, trained)
+        latest = self._first - timedelta(days=float(before.crowd.days_ago.min()))
+        facts: Facts = plain(asdict(trained))
+        return facts | {"until": latest.isoformat(timespec="seconds")}
+
+    def judge(
+        self, production: Checkpoint, candidate: Checkpoint, *, until: str | None
+    ) -> "Verdict[Any]":
+        """Compare the two with each other, the shipped network and BG/NBD."""
+        from models.gate import Rules
+        from models.gate_events import judge_purchases, simulated_shops
+
+        rivals = {PRODUCTION: production, CANDIDATE: candidate, SHIPPED: _shipped()}
+        networks = {name: _loaded(each) for name, each in rivals.items()}
+        counted = Counted(self._desk, 1 + len(networks))
+        return refusable(
+            lambda: judge_purchases(
+                self.stretch,
+                pd.Timestamp(self._first),
+                networks,
+                production=PRODUCTION,
+                candidate=CANDIDATE,
+                rules=Rules(margin=self._desk.job.details["margin"]),
+                references=simulated_shops(),
+                trained_until={CANDIDATE: until},
+                on_done=counted.done,
+            )
+        )
+
+    def scored(self, versions: Mapping[str, Checkpoint]) -> tuple[Facts, Any]:
+        """Scores by version and of what a shop would fit, and the whole of them for a file."""
+        from models.gate_events import standing
+        from models.stretch import FITTED
+
+        counted = Counted(self._desk, len(FITTED) + len(versions))
+        said = []
+        for name in FITTED:
+            found = self.stretch.fitted(name)
+            said += [] if found is None else [found]
+            counted.done(name)
+        for name, each in versions.items():
+            said.append(self.stretch.foretold(name, _loaded(each)))
+            counted.done(name)
+        scores = {each.name: standing(self.stretch, each) for each in said}
+        for name, score in scores.items():
+            self._desk.note(f"{name}: log-loss {score.log_loss:.4f}, ECE {score.ece:.4f}")
+        verdicts = judged(said, self.stretch.counts, self.horizons)
+        whole = {"dataset_id": self.dataset.id, "scores": [asdict(each) for each in verdicts]}
+        return plain({name: asdict(each) for name, each in scores.items()}), plain(whole)
+
+    @property
+    def _settings(self) -> EventsTrainSettings:
+        job = self._desk.job
+        details = job.details if job.kind == "finetune" else {}
+        return train_settings(details, EventsTrainSettings)
+
+    @property
+    def _first(self) -> Any:  # noqa: ANN401 - a datetime
+        return self.as_of.local - timedelta(days=max(self.horizons))
+
+    def _crowd(self) -> Population:
+        most = self._desk.settings.max_customers
+        return self._stores.datasets.population(self.dataset.id, self.as_of, most_customers=most)[0]
+
+    def _refuse_little(self) -> None:
+        """Raise JobError if too little lies before the stretch."""
+        before, least = self.stretch.before, self._settings
+        if before.span < least.least_days:
+            raise JobError(
+                f"the dataset {self.dataset.id} has events of {self.shop.span:.0f} days; "
+                f"{max(self.horizons)} held out leave {before.span:.0f}, and {least.least_days:g} "
+                "are needed to learn from: give a longer history, or shorter `horizons_days`"
+            )
+        if len(before.crowd) < least.least_customers:
+            raise JobError(
+                f"{len(before.crowd)} customers are known before {self._first:%Y-%m-%d}, when what "
+                f"is held out begins, and {least.least_customers} are needed: give a longer "
+                "history, or shorter `horizons_days`"
+            )
+
+
+def _shipped() -> Checkpoint:
+    from models.checkpoint import shipped
+
+    return Checkpoint(shipped("purchase"), None)
+
+
+def _loaded(checkpoint: Checkpoint) -> "EventsModel":
+    from models.events import load_events
+
+    return refusable(lambda: load_events(checkpoint.directory, base=checkpoint.base)).model

@@ -1,0 +1,97 @@
+"""What a job has to do with: data sets, versions, and what the learning side says.
+
+Invariant: whatever cannot be is a JobError, whose reason a shop's analyst understands.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from app.datasets import Datasets
+from app.db import open_database
+from app.desk import Desk, Told
+from app.errors import JobError
+from app.metrics import Metrics
+from app.plain import plain
+from app.versions import Versions
+from models.base import ModelError
+from models.recipe import settings_of
+from models.tuning import TrainProgress
+
+if TYPE_CHECKING:
+    from models.train_events import EventsTrained
+    from models.tuning import Trained
+
+#: Words of a job that are no settings of the training.
+OWN = frozenset(
+    {
+        *("prediction_length", "origins", "horizons_days", "parent", "time_budget_s", "promote"),
+        *("margin", "segment", "trials", "teacher"),
+    }
+)
+
+T = TypeVar("T")
+
+
+class Stores:
+    """Where data sets and versions are kept, as a job sees them."""
+
+    def __init__(self, desk: Desk) -> None:
+        database = open_database(desk.settings.database)
+        self.datasets = Datasets(database, desk.settings, Metrics())
+        self.versions = Versions(database, desk.settings)
+
+    def version_of(self, name: str, wanted: object) -> int:
+        """The number that an alias, or a number, stands for now. Raises JobError."""
+        if isinstance(wanted, int) or str(wanted).isdigit():
+            return self.versions.get(name, int(wanted)).version  # type: ignore[call-overload]
+        alias = self.versions.alias(name, str(wanted))
+        if alias is None:
+            raise JobError(f"{name} has no version {str(wanted)[:64]!r}")
+        return alias.version
+
+
+class Counted:
+    """Work that is told as a share of all of it."""
+
+    def __init__(self, desk: Desk, whole: int) -> None:
+        self._desk, self._whole, self._done = desk, max(1, whole), 0
+
+    def done(self, _name: str, count: int = 1) -> None:
+        self._done += count
+        self._desk.tell(Told(min(1.0, self._done / self._whole)))
+
+
+def train_settings(details: Mapping[str, Any], kind: type[T]) -> T:
+    """How to train, a dataclass of settings, from a job's words. Raises JobError."""
+    said = {name: value for name, value in details.items() if name not in OWN}
+    if details.get("time_budget_s") is not None:
+        said["budget_s"] = details["time_budget_s"]
+    return refusable(lambda: settings_of(kind, said))
+
+
+def note_trained(desk: Desk, trained: "Trained | EventsTrained") -> None:
+    """Say in the log what a training came to."""
+    before, after = trained.scores["zero_shot"], trained.scores["tuned"]
+    desk.note(
+        f"{trained.steps} of {trained.steps_done} steps kept, {trained.trained:,} of "
+        f"{trained.parameters:,} weights trained; validation {before:.4f} to {after:.4f}"
+    )
+
+
+def told_of(progress: TrainProgress) -> Told:
+    """A training's progress as a job tells it."""
+    loss, validation = plain([progress.loss, progress.validation])
+    return Told(progress.share, progress.step, loss, validation)
+
+
+def job_threads(desk: Desk) -> int:
+    """CPU threads of a job."""
+    return desk.settings.job_threads or max(1, desk.settings.cores // 2)
+
+
+def refusable(work: Callable[[], T]) -> T:
+    """What the learning side refuses, as the reason for a job's failure."""
+    try:
+        return work()
+    except ModelError as error:
+        raise JobError(str(error)) from error

@@ -1,0 +1,157 @@
+"""Retraining of the events network from a file of events to a version that serves."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pandas as pd
+import pytest
+
+from app import diary
+from app.customer_subject import CustomerSubject
+from app.desk import Desk
+from app.errors import JobError
+from app.jobs import Job
+from app.stores import Stores
+from app.versions import Manifest
+from models.base import EVENT_TYPES
+from models.checkpoint import shipped
+from models.synth.customers import ShopSettings, simulate
+from tests.app.test_retrain import Shop
+
+QUICK = {"steps": 4, "looks": 2, "rows": 64, "cuts": 3, "judged": 300}
+END = pd.Timestamp("2026-07-20")
+
+
+@pytest.fixture(scope="module")
+def shop(tiny_events_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """In production is a network that knows nothing; version 2 is the one that is shipped."""
+    made = Shop(tmp_path_factory.mktemp("shop"), tiny_events_checkpoint, "purchase")
+    made.versions.register("purchase", shipped("purchase"), Manifest("shipped"))
+    yield made
+    made.worker.kill()
+    made.worker.wait()
+
+
+@pytest.fixture(scope="module")
+def dataset(shop: Shop) -> str:
+    return shop.dataset(events())
+
+
+def events(customers: int = 400, history: int = 240) -> pd.DataFrame:
+    """Customers who come back about as regularly as clockwork, which BG/NBD does not know of."""
+    settings = ShopSettings(
+        customers=customers, history=history, rate=1 / 25, gap_shape=5.0, dates_only=True
+    )
+    crowd = simulate(np.random.default_rng(1), settings, labelled=1, futures=1).population
+    return pd.DataFrame(
+        {
+            "customer_id": crowd.owner,
+            "at": END - pd.to_timedelta(crowd.days_ago, unit="D"),
+            "type": np.array(EVENT_TYPES)[crowd.types],
+            "amount": crowd.amounts.round(2),
+        }
+    )
+
+
+def test_a_better_version_is_registered_and_promoted(shop: Shop, dataset: str) -> None:
+    job = shop.done(dataset, **QUICK, parent=2)
+    assert (job.state, job.error) == ("succeeded", None)
+    split, fit, verdict = (job.facts[step] for step in ("split", "fit", "gate"))
+    assert (split["horizons_days"], split["held_out_from"]) == ([20, 59], "2026-05-22T00:00:00")
+    assert fit["until"] < split["held_out_from"]
+    assert verdict["accepted"], verdict
+    assert verdict["gain"]["low"] > 0
+    assert set(verdict["references"]) == {"simulated shops", "simulated shops with browsing"}
+    scores = job.facts["score"]
+    assert set(scores) == {"BG/NBD", "production", "candidate", "shipped"}
+    assert scores["candidate"]["log_loss"] < scores["production"]["log_loss"]
+    assert set(scores["candidate"]["horizons"]) == {"20", "59"}
+    assert [point.step for point in job.curve] == [*range(1, fit["steps_done"] + fit["steps"] + 1)]
+    number = job.facts["register"]["version"]
+    alias = shop.versions.alias("purchase")
+    assert alias is not None
+    assert (alias.version, alias.changed_by) == (number, f"job:{job.id}")
+    manifest = shop.versions.get("purchase", number).manifest
+    assert (manifest.parent, manifest.base, manifest.dataset_id) == (2, 2, dataset)
+    assert manifest.trained_until == fit["until"]
+    assert "of 298 customers bought" in diary.read(shop.files(job))
+    seen = shop.done(dataset, **QUICK, horizons_days=[30, 90])
+    assert f"version {number} of purchase was trained on what lies up to" in str(seen.error)
+    assert "hold out less by `horizons_days` (now 90 days)" in str(seen.error)
+    shop.versions.rollback("purchase", actor="test")
+    assert shop.versions.alias("purchase").version == 1  # type: ignore[union-attr]
+
+
+def test_one_that_is_not_better_changes_nothing(shop: Shop, dataset: str) -> None:
+    before = shop.versions.all("purchase")
+    job = shop.done(dataset, **QUICK | {"steps": 1, "looks": 1}, margin=0.99, method="head")
+    assert job.state == "succeeded"
+    assert "does not beat the margin" in job.facts["gate"]["reasons"][0]
+    assert job.facts["register"]["version"] is None
+    assert shop.versions.all("purchase") == before
+
+
+def test_a_killed_worker_is_followed_by_one_that_goes_on_and_can_be_stopped(
+    shop: Shop, dataset: str
+) -> None:
+    before = shop.versions.all("purchase")
+    job = shop.ask(dataset, **QUICK | {"steps": 10_000, "looks": 1}, save_every_s=0.01)
+    seen = shop.until(job, lambda each: len(each.curve) > 5)
+    shop.worker.kill()
+    shop.worker.wait()
+    assert shop.book.get(job.id).state == "running"
+    shop.worker = shop.start()
+    reached: list[int] = []
+
+    def goes_on(each: Job) -> bool:
+        reached.append(each.curve[-1].step)
+        return reached[-1] > seen.curve[-1].step + 5
+
+    shop.until(job, goes_on)
+    assert min(reached) >= seen.curve[-1].step - 2
+    asked_s = time.monotonic()
+    assert shop.book.cancel(job.id).cancelling
+    assert shop.until(job, lambda each: each.ended).state == "cancelled"
+    assert time.monotonic() - asked_s < 5
+    assert not (shop.files(job) / "state").exists()
+    assert shop.versions.all("purchase") == before
+
+
+def test_what_its_data_cannot_carry_is_told(shop: Shop) -> None:
+    def refusal(table: pd.DataFrame, **words: Any) -> str:
+        job = shop.ask(shop.dataset(table), **words)
+        shop.book.cancel(job.id)  # it is done here, to be quick
+        desk = Desk(job, shop.settings, shop.files(job), lambda _: None, lambda _: None)
+        subject = CustomerSubject(desk, Stores(desk))
+        with pytest.raises(JobError) as caught:
+            _ = subject.read(), subject.split()
+        return str(caught.value)
+
+    assert "has 50 customers; at least 100 are needed" in refusal(events(customers=50))
+    assert "60 are needed to learn from: give a longer" in refusal(events(history=70))
+    assert "nobody buys: no event is a purchase" in refusal(events().assign(type="view"))
+    table = events()
+    early = table["at"] < END - pd.Timedelta(days=40)
+    quiet = table.assign(type=table["type"].where(early, "view"))
+    without = refusal(quiet, horizons_days=[30])
+    assert "nobody known before 2026-06-20 bought within 30 days" in without
+    known = table[early | (table["customer_id"] > 150)]
+    young = known[(known["at"] > END - pd.Timedelta(days=130)) & (known["customer_id"] < 160)]
+    assert "customers are known before 2026-05-18" in refusal(young, horizons_days=[60])
+
+
+def test_versions_are_scored_into_a_file(shop: Shop, dataset: str) -> None:
+    job = shop.done(dataset, kind="evaluate", versions=[2], horizons_days=[7, 30])
+    assert (job.state, job.error) == ("succeeded", None)
+    assert set(job.facts["score"]) == {"2", "BG/NBD", "Pareto/NBD"}
+    assert 0.5 < job.facts["score"]["2"]["horizons"]["30"]["auc"] < 1
+    found = orjson.loads((shop.files(job) / job.facts["write"]["file"]).read_bytes())
+    assert [(each["method"], each["days"]) for each in found["scores"]][:2] == [
+        ("BG/NBD", 7),
+        ("Pareto/NBD", 7),
+    ]
+    assert len(found["scores"]) == 6
