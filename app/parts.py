@@ -18,6 +18,7 @@ from app.tables import refuse
 
 PART_BYTES = 8 * 1024 * 1024  # of the file, about so many a part
 MOST_BITS = 8  # 256 parts
+LONGEST_SHOWN = 64  # characters of a name that messages repeat
 MOST_ROWS = 2_000_000  # of a part: so many in one are of one thing, or nearly
 HASH, NAME, TIME, ROW = "#hash", "#name", "#time", "#row"
 
@@ -134,9 +135,10 @@ class Parts:
     def _write(self, part: int, rows: pa.Table) -> None:
         self._counts[part] += len(rows)
         if self._counts[part] > MOST_ROWS:
+            name = rows.column(NAME)[0].as_py()[:LONGEST_SHOWN]
             raise refuse(
                 f"one of the items or customers has nearly {MOST_ROWS:,} rows or more, such as "
-                f"{rows.column(NAME)[0].as_py()!r}; add them up by period, or leave it out"
+                f"{name!r}; add them up by period, or leave it out"
             )
         writer = self._writers.get(part)
         if writer is None:

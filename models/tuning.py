@@ -117,8 +117,8 @@ class TrainSettings:
         _verify_named("dtype", self.dtype, ("float32", "bfloat16"))
         for name in self.augment:
             _verify_named("augment", name, AUGMENTATIONS)
-        for name in self.report_to.split(","):
-            _verify_named("report_to", name, ("", "auto", *TRACKERS))
+        for name in filter(None, self.report_to.split(",")):
+            _verify_named("report_to", name, ("auto", *TRACKERS))
 
     def _verify_numbers(self) -> None:
         counts = ("rank", "steps", "rows", "validation", "look_every", "patience", "judged")
