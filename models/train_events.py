@@ -32,7 +32,7 @@ from models.base import FloatArray, ModelError
 from models.checkpoint import ADAPTER_CONFIG
 from models.customers import context_of
 from models.cuts import Cut, Moment, cut_at
-from models.events import Answer, EventsModel, Inputs, load_events, parts_of
+from models.events import Answer, EventsModel, Inputs, load_events
 from models.pretrain_events import amount_loss
 from models.stretch import BG_NBD, MOST_EVENTS, Stretch, tokens_at
 from models.tokens import Tokens, chosen
@@ -178,11 +178,8 @@ class _Tuner:
         self.model: Any = _freed(model, settings)
         self.examples = _examples(shop, settings)
         self.rng = np.random.default_rng(settings.seed)
-        named = [(k, each) for k, each in self.model.named_parameters() if each.requires_grad]
-        self.weights = [each for _, each in named]
-        self.start = [each.detach().clone() for each in self.weights]
-        self.outer = ["lora_A" not in k for k, _ in named]  # what is learned is linear in these
-        self.average = [each.clone() for each in self.start]
+        self.weights = [each for each in self.model.parameters() if each.requires_grad]
+        self.average = [each.detach().clone() for each in self.weights]
         self.optimizer = torch.optim.AdamW(self.weights, weight_decay=0.01)
         self.step = 0
 
@@ -217,20 +214,15 @@ class _Tuner:
         size = min(math.ceil(self.settings.rows * share), len(example.first))
         rows = self.rng.choice(len(example.first), size=size, replace=False)
         batch = example.take(rows, self.model.config.length)
-        total = 0.0
-        for part in parts_of(batch.tokens, 1024):
-            loss = censored_loss(self.model, batch, part) * (share / size)
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-        return total
+        loss = censored_loss(self.model, batch) * (share / size)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The network has its averaged weights, of the strength wanted, within."""
+        """The network has its averaged weights within."""
         live = [each.detach().clone() for each in self.weights]
-        strength = self.settings.strength
-        parts = zip(self.start, self.average, self.outer, strict=True)
-        self._load([torch.lerp(a, b, strength) if outer else b for a, b, outer in parts])
+        self._load(self.average)
         try:
             yield
         finally:
@@ -457,24 +449,33 @@ def _example(shop: Moment, cut: Cut) -> _Example:
     return _Example(shop.before(cut), cut, context, cut.first_days(), counts, cut.mean_amount())
 
 
-def censored_loss(model: EventsModel, batch: CensoredBatch, rows: Ints) -> Tensor:
-    """Sum over rows of the right-censored loss, and of counts and amounts where they are known."""
+def censored_loss(model: EventsModel, batch: CensoredBatch) -> Tensor:
+    """Sum over the rows of one cut: who buys when, how often and for how much, all but the level.
+
+    What a shop sold at each earlier moment has its own level, of a season or a campaign, and that
+    of tomorrow is none of them: it is left to what the network knew. Only how customers compare
+    with each other is learned.
+    """
     device = next(model.parameters()).device
-    answer = model(Inputs.of(batch.tokens.take(rows), device))
+    answer = model(Inputs.of(batch.tokens, device))
     edges = torch.tensor([0.0, *model.config.bin_edges], device=device)
-    first = torch.from_numpy(batch.first[rows]).float().to(device)
+    first = torch.from_numpy(batch.first).float().to(device)
     timing = survival_loss(answer, first, watched=batch.watched, edges=edges)
-    counts = torch.from_numpy(batch.counts[rows]).float().to(device)
+    counts = torch.from_numpy(batch.counts).float().to(device)
     mean = answer.purchases()[:, : counts.shape[1]]
+    mean = mean * (counts.sum(dim=0) / mean.sum(dim=0).clamp(min=1e-9))
     count = (1 + counts) * torch.log1p(mean) - counts * torch.log(mean + 1e-9)
-    amount = amount_loss(answer, torch.from_numpy(batch.amount[rows]).float().to(device))
-    return timing.sum() + 0.1 * count.sum() + 0.1 * amount.sum()
+    amount = amount_loss(answer, torch.from_numpy(batch.amount).float().to(device))
+    return timing + 0.1 * count.sum() + 0.1 * amount.sum()
 
 
 def survival_loss(answer: Answer, first: Tensor, *, watched: float, edges: Tensor) -> Tensor:
-    """(rows,) minus log-likelihood where the hazard is constant within a bin.
+    """Minus the log partial likelihood of rows of one cut, each bin of time a stratum of its own.
 
-    first: (rows,) days to the purchase, infinite for those censored at `watched` days.
+    The hazard is constant within a bin; what all rows have in common in a bin cancels out, so a
+    level that is higher or lower in all of them costs nothing (Cox 1972; with a level of each bin
+    at its maximum, Breslow 1974). first: (rows,) days to the purchase, infinite for those censored
+    at `watched` days.
     """
     gained = functional.softplus(answer.hazard)  # (rows, bins) cumulative hazard of each bin
     low, width = edges[:-1], edges[1:] - edges[:-1]
@@ -483,4 +484,6 @@ def survival_loss(answer: Answer, first: Tensor, *, watched: float, edges: Tenso
     lived = ((until[:, None] - low) / width).clamp(0.0, 1.0)
     place = torch.searchsorted(edges[1:], first.clamp(max=float(edges[-1]) - 1e-3), right=True)
     rate = gained.gather(1, place[:, None])[:, 0] / width[place]
-    return (lived * gained).sum(dim=1) - torch.where(came, torch.log(rate), 0.0)
+    events = torch.bincount(place[came], minlength=len(width))
+    level = torch.log((lived * gained).sum(dim=0).clamp(min=1e-9))
+    return (events * level).sum() - torch.log(rate[came]).sum()

@@ -142,25 +142,22 @@ class EventsTrainSettings:
 
     method: of EVENT_METHODS. rank: of LoRA. steps: at most; how many is chosen on the latest
     stretch of what is given, by `looks`. rows: customers of a step, from `at_once` of the `cuts`,
-    which are earlier moments: a step of one of them would follow the level of its days.
-    learning_rate: None for that of EVENT_RATES. average: of the exponential mean of the weights,
-    which is what is judged and kept. strength: share that is kept of what was learned, since a
-    shop's level moves on. judged: customers at most on the stretch that chooses, which is
-    validation_days at most, and no more than a third of the history. least_customers, least_days:
-    of a shop that can be tuned to. budget_s: seconds of work, half of them at most before the
-    number of steps is chosen.
+    which are earlier moments. learning_rate: None for that of EVENT_RATES. average: of the
+    exponential mean of the weights, which is what is judged and kept. judged: customers at most on
+    the stretch that chooses, which is validation_days at most, and no more than a third of the
+    history. least_customers, least_days: of a shop that can be tuned to. budget_s: seconds of work,
+    half of them at most before the number of steps is chosen.
     """
 
     method: str = "lora"
     rank: int = 8
-    steps: int = 120
+    steps: int = 300
     looks: int = 6
-    rows: int = 128
+    rows: int = 256
     learning_rate: float | None = None
-    cuts: int = 8
-    at_once: int = 8
+    cuts: int = 12
+    at_once: int = 4
     average: float = 0.95
-    strength: float = 0.7
     judged: int = 5000
     validation_days: float = 90.0
     least_customers: int = 100
@@ -184,8 +181,8 @@ class EventsTrainSettings:
         for name in ("rate", "validation_days", "save_every_s"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ModelError(f"{name} must be above 0, not {getattr(self, name)}")
-        if not 0 <= self.average < 1 or not 0 < self.strength <= 1:
-            raise ModelError("average must lie in [0, 1), strength in (0, 1]")
+        if not 0 <= self.average < 1:
+            raise ModelError("average must lie in [0, 1)")
         if self.budget_s is not None and not self.budget_s > 0:
             raise ModelError("budget_s must be above 0, or left out for no limit")
 
