@@ -26,6 +26,9 @@ class Cache(Protocol):
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The value of each key, in order; None for what is not known."""
 
+    def at_hand(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The same of what nobody has to be asked for."""
+
     async def set_many(self, items: Mapping[bytes, bytes]) -> None:
         """Keep values for as long as there is room and they are fresh."""
 
@@ -56,6 +59,10 @@ class MemoryCache:
 
     async def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The value of each key, in order; None for what is not known."""
+        return self.at_hand(keys)
+
+    def at_hand(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The same, without waiting."""
         now_s = time.monotonic()
         return [self._get(key, now_s) for key in keys]
 
@@ -120,6 +127,10 @@ class RedisCache:
             return [None] * len(keys)
         return [self._checked(*pair) for pair in zip(keys, values, strict=True)]
 
+    def at_hand(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Nothing is."""
+        return [None] * len(keys)
+
     async def set_many(self, items: Mapping[bytes, bytes]) -> None:
         """Keep values, a pipeline of some at a time."""
         commands = [
@@ -169,6 +180,10 @@ class LayeredCache:
         await self._near.set_many(found)
         pairs = zip(keys, values, strict=True)
         return [found.get(key) if value is None else value for key, value in pairs]
+
+    def at_hand(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """What is near."""
+        return self._near.at_hand(keys)
 
     async def set_many(self, items: Mapping[bytes, bytes]) -> None:
         """Keep values in both."""

@@ -164,7 +164,8 @@ class Predictor(Generic[TaskT, ResultT]):
         patience_s = 2 * max(expected_s or UNKNOWN_S, SHORTEST_S)
         elsewhere = await claims.take(keys, lease_s=patience_s + LEASE_S)
         try:
-            mine = [position for position in missing if work.keys[position] not in elsewhere]
+            await self._look_again(work)
+            mine = [position for position in work.missing if work.keys[position] not in elsewhere]
             if not elsewhere:
                 return await self._compute(work, mine)
             answer, _ = await asyncio.gather(
@@ -173,6 +174,14 @@ class Predictor(Generic[TaskT, ResultT]):
             return await self._compute(work, work.missing) if work.missing else answer
         finally:
             claims.release(keys)
+
+    async def _look_again(self, work: "_Work[TaskT, ResultT]") -> None:
+        """Take what another caller of this process has had computed while Redis was asked."""
+        missing = work.missing
+        values = self._cache.at_hand([work.keys[position] for position in missing])
+        found = await _aside(work.size, self._decode, values)
+        for position, result in zip(missing, found, strict=True):
+            work.known[position] = result
 
     async def _wait(
         self, work: "_Work[TaskT, ResultT]", keys: list[bytes], patience_s: float
