@@ -20,11 +20,12 @@ import httpx
 from tests.ops.programs import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 LONG = os.environ.get("SHOPCAST_ABUSE") == "long"
 PATIENCE_S = 120
+START_S = 300  # several processes on a busy machine
 BODY = {"inputs": [{"target": [3, 1, 4, 1, 5, 9, 2, 6]}], "parameters": {"prediction_length": 2}}
 
 
@@ -51,15 +52,22 @@ class Service:
 
     def metric(self, name: str) -> float:
         text = httpx.get(f"{self.address}/metrics", timeout=PATIENCE_S).text
-        lines = [line.split() for line in text.splitlines() if line.startswith(name)]
-        return sum(float(value) for _, value in lines)
+        lines = [line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
 @contextmanager
 def serving(
-    directory: Path, checkpoints: Mapping[str, Path], **environment: str
+    directory: Path,
+    checkpoints: Mapping[str, Path],
+    *,
+    within: Sequence[str] = (),
+    **environment: str,
 ) -> Iterator[Service]:
-    """A service on a free port, ready; ended, by force if need be, when the test is."""
+    """A service on a free port, ready; ended, by force if need be, when the test is.
+
+    within: a program that becomes the service after what it does first.
+    """
     port = free_port()
     own = {name: value for name, value in os.environ.items() if "SHOPCAST" not in name}
     settings = {
@@ -70,7 +78,7 @@ def serving(
         "SHOPCAST_DEVICE": "cpu",
         "SHOPCAST_WORKER": "external",
     }
-    command = [sys.executable, "-m", "app.cli", "serve"]
+    command = [*within, sys.executable, "-m", "app.cli", "serve"]
     log = directory / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter
@@ -89,7 +97,7 @@ def serving(
 
 
 def _await_ready(service: Service) -> None:
-    until_s = time.monotonic() + PATIENCE_S
+    until_s = time.monotonic() + START_S
     while time.monotonic() < until_s:
         assert service.process.poll() is None, service.log.read_text()
         try:

@@ -47,6 +47,13 @@ def test_the_image_runs_as_nobody_special_with_a_probe_and_no_compiler() -> None
     assert not any(re.search(r"apt-get|gcc|pip install", rest) for _, rest in stage)
 
 
+def test_the_linter_of_dockerfiles_finds_nothing() -> None:
+    linter = Path(sys.executable).with_name("hadolint")
+    command = [str(linter), "--no-color", str(ROOT / "Dockerfile")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - ours
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_images_are_pinned() -> None:
     bases = [rest.split()[0] for word, rest in instructions() if word == "FROM"]
     assert all(":" in base and not base.endswith(":latest") for base in bases)
