@@ -127,11 +127,14 @@ def plan_item(
     seed = item.seed if item.seed is not None else _seed(item, layout.population)
     if item.cold:
         whole = all(paths.is_whole(each.target) for each in layout.population)
-        demand = _mixture(quantiles, dependence, seed=seed, whole=whole)
+        pairs = zip(quantiles, layout.population, strict=True)
+        forecasts = [paths.narrowed(each, series) for each, series in pairs]
+        demand = _mixture(forecasts, dependence, seed=seed, whole=whole)
     else:
         whole = paths.is_whole(item.series.target)
         own = _own(quantiles[1:], part.origins, dependence, whole=whole)
-        demand = paths.sample(quantiles[0], own, seed=seed, whole=whole)
+        forecast = paths.narrowed(quantiles[0], item.series)
+        demand = paths.sample(forecast, own, seed=seed, whole=whole)
     rules = replace(item.rules, whole=whole)
     made = inventory.plan(demand, item.position, rules, item.service, seed=seed, costs=item.costs)
     return StockPlan(made, demand, whole)

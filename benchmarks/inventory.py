@@ -58,7 +58,6 @@ CURVE = (0.80, *TARGETS)  # of our plans
 WIDE = (0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 0.9999)  # of others
 AHEAD = 8  # periods forecast at each origin
 WARM_UP = 6
-PATHS = 400  # the service draws 1,000; that many items and reviews need no more
 SPACING = paths.span(LEADS[-1] + 1)
 NO_ARTICLES = ("FUEL", "MISCELLANEOUS", "COUPON")
 
@@ -188,12 +187,13 @@ class Forecasts:
     def paths(
         self, item: int, end: int, periods: int, *, dependence: Dependence | None = None
     ) -> Floats:
+        past = self._sales.sold[item : item + 1, :end]
+        known = Series(past, (), season_lengths(self._sales.freq), True)
         return paths.sample(
-            self.quantiles(item, end)[:, :periods],
+            paths.narrowed(self.quantiles(item, end)[:, :periods], known),
             dependence or self.dependence(item, end),
             seed=1000 * item + end,
             whole=True,
-            paths=PATHS,
         )
 
 

@@ -1,8 +1,9 @@
 """Sample paths of demand: from a forecast's quantiles, period by period, to whole futures.
 
-The marginals are the forecast's own. What one period tells of another is a Gaussian copula: the
-normal scores of periods s ≠ t are correlated by ρ·φ^|s-t|, a level that all periods share and
-that fades. ρ is the series' own, from its forecast errors at earlier origins, shrunk to a default.
+The marginals are the forecast's own, or `narrowed`. What one period tells of another is a Gaussian
+copula: the normal scores of periods s ≠ t are correlated by ρ·φ^|s-t|, a level that all periods
+share and that fades. ρ is the series' own, from its forecast errors at earlier origins, shrunk to
+a default.
 
 Invariant: paths depend on the forecast, the dependence and the seed alone; the first periods of
 longer paths are the shorter paths; demand is never negative, and whole where it is counted.
@@ -19,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import CategoryArray, CheckpointError, Covariate, FloatArray, Series
-from models.distribution import at_levels
+from models.distribution import TINY, at_levels
+from models.seasonal import TOLD_CYCLES
 
 #: What a forecast is asked for: the levels of the published networks, tails beyond are implied.
 LEVELS = (0.01, *(round(0.05 * step, 2) for step in range(1, 20)), 0.99)
@@ -31,6 +33,10 @@ SHORTEST, LONGEST = 4, 16  # periods that are forecast from such an origin
 #: What the default weighs, in origins: chosen on synthetic series (`models/dependence.py`).
 PRIOR_ORIGINS = 16.0
 MOST_STRENGTH = 0.95
+#: How far a forecast is narrowed to what its series varied by (0 leaves it, 1 goes all the way),
+#: how many of the latest values tell it, and the least ratio of the two that is believed: chosen
+#: on the development quarter of weekly products (docs/inventory.md).
+NARROWING, LATELY, LEAST_RATIO = 0.35, 52, 0.25
 
 _REACH, _STEPS = 4.5, 32  # normal scores tabulated: -4.5 to 4.5, in steps of 1/32
 
@@ -104,6 +110,35 @@ def sample(
         values += rounding.random(values.shape)
         np.floor(values, out=values)
     return values
+
+
+def narrowed(quantiles: FloatArray, series: Series) -> FloatArray:
+    """The quantiles, nearer to their mean in periods where they say more than the series varied.
+
+    quantiles at LEVELS (levels, periods) → the same shape. Where no season is to be seen and
+    nothing is told ahead, a forecast from all of a history errs by no more than the history
+    varies; what it is wider is noise in its width, which stock pays for. Its deviation goes a part
+    of the way to that of the history, in logarithms; never is it widened.
+    """
+    varied = _varied(series)
+    if varied is None:
+        return quantiles
+    table, mass = _table(quantiles), np.diff(_levels(), prepend=0.0) / _levels()[-1]
+    mean = mass @ table
+    deviation = np.sqrt(mass @ np.square(table - mean))
+    ratio = np.clip(varied / np.maximum(deviation, TINY), LEAST_RATIO, 1.0)
+    return np.asarray(mean + (quantiles - mean) * ratio**NARROWING)
+
+
+def _varied(series: Series) -> float | None:
+    """The deviation of the latest values; None where something else than chance moves them."""
+    seasons, periods = series.season_lengths, series.target.shape[1]
+    if seasons is None or any(periods >= TOLD_CYCLES * season for season in seasons):
+        return None
+    if series.covariates or (series.censored is not None and series.censored.any()):
+        return None
+    seen = series.target[0][~np.isnan(series.target[0])][-LATELY:]
+    return float(seen.std(ddof=1)) if len(seen) >= FEWEST_BEFORE else None
 
 
 def _correlation(dependence: Dependence, periods: int) -> FloatArray:

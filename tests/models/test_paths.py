@@ -1,6 +1,7 @@
 """Sample paths: the forecast's marginals, a dependence in time, and what a past says of it."""
 
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from models import paths
 from models.base import Covariate, FloatArray, Series
 from models.dependence import fit, note
-from models.paths import LEVELS, Dependence, is_whole, origins, own, sample, scores_of
+from models.paths import LEVELS, Dependence, is_whole, narrowed, origins, own, sample, scores_of
 
 ALONE = Dependence(0.0, 0.8)
 
@@ -40,6 +41,41 @@ def test_intermittent_demand_keeps_its_zeros() -> None:
     drawn = sample(quantiles, Dependence(0.3, 0.8), seed=3, whole=True, paths=5_000)
     assert (drawn == 0).mean() == pytest.approx(0.71, abs=0.02)
     assert np.median(drawn[drawn > 0]) == 3
+
+
+def series_of(target: FloatArray, **more: Any) -> Series:
+    return Series(target[None], **{"season_lengths": (52,)} | more)
+
+
+def test_a_forecast_that_says_more_than_its_series_varied_is_narrowed() -> None:
+    history = 500 + 5 * np.resize([1.0, -1.0], 60)
+    forecast = normal_quantiles(500, 20, 6)
+    forecast[:, 3:] = normal_quantiles(510, 4, 3)
+    found = narrowed(forecast, series_of(history))
+    drawn = sample(found, ALONE, seed=8, whole=False, paths=20_000)
+    assert drawn.mean(axis=1) == pytest.approx([500] * 3 + [510] * 3, abs=0.3)
+    narrower = 20 * (5 / 20) ** paths.NARROWING
+    assert drawn.std(axis=1) == pytest.approx([narrower] * 3 + [4] * 3, rel=0.03)
+    still = narrowed(forecast, series_of(np.full(60, 500.0)))
+    least = paths.LEAST_RATIO**paths.NARROWING
+    assert np.ptp(still[:, 0]) == pytest.approx(least * np.ptp(forecast[:, 0]))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"season_lengths": (7,)},
+        {"season_lengths": None},
+        {"covariates": (Covariate("price", np.ones(60), np.ones(6)),)},
+        {"censored": np.arange(60) == 40},
+        {"target": np.full(15, 500.0)},
+    ],
+    ids=["season", "unknown", "covariate", "censored", "short"],
+)
+def test_a_forecast_that_may_know_more_is_left_as_wide(more: dict[str, Any]) -> None:
+    forecast = normal_quantiles(500, 20, 6)
+    series = series_of(**{"target": np.full(60, 500.0)} | more)
+    assert (narrowed(forecast, series) == forecast).all()
 
 
 def test_demand_is_never_negative() -> None:
