@@ -80,6 +80,11 @@ class Callers:
         """Whether a caller needs a key."""
         return bool(self._known) or self._file is not None or not self._open
 
+    @property
+    def answered(self) -> bool:
+        """Whether the database did when it was last asked for the keys, seconds ago."""
+        return self._read_s >= self._failed_s
+
     async def start(self) -> None:
         """Read the keys, and go on doing so. Raises ConfigurationError if they cannot be read."""
         self._of_file = read_key_file(self._file)

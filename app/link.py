@@ -65,6 +65,7 @@ class Link:
         self._up = False
         self._mending: asyncio.Task[None] | None = None
         metrics.redis_up.set_function(lambda: self._up)
+        metrics.redis_configured.set_function(lambda: True)
 
     @property
     def up(self) -> bool:

@@ -213,6 +213,9 @@ class Metrics:
         self.redis_up = self._gauge(
             "redis_up", "1 if Redis answers in time, else 0.", mode="livemin"
         )
+        self.redis_configured = self._gauge(
+            "redis_configured", "1 if there is a Redis to be asked, else 0.", mode="livemax"
+        )
         self.redis_seconds = self._histogram(
             "redis_seconds", "Time Redis takes to answer.", SECONDS
         )

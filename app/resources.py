@@ -38,7 +38,8 @@ class Resources:
     """What a request may need.
 
     predictor, purchases: the road of series, and that of customers; the engine and the cache are
-    the same. stopping: set when the process has been asked to end. tracing: None if it is off.
+    the same. stopping: set when the process has been asked to end. tracing, link: None if they are
+    off.
     """
 
     settings: Settings
@@ -58,6 +59,17 @@ class Resources:
     datasets: Datasets
     stopping: asyncio.Event
     tracing: Tracing | None
+    link: Link | None
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """How each part stands: up, down, or unset. Asks nobody."""
+        redis = "unset" if self.link is None else _standing(up=self.link.up)
+        return {
+            "engine": _standing(up=self.batcher.healthy),
+            "database": _standing(up=self.callers.answered),
+            "redis": redis,
+        }
 
 
 @asynccontextmanager
@@ -130,7 +142,12 @@ async def open_resources(
             datasets=datasets,
             stopping=asyncio.Event(),
             tracing=tracing,
+            link=link,
         )
+
+
+def _standing(*, up: bool) -> str:
+    return "up" if up else "down"
 
 
 async def _reach_redis(

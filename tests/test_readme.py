@@ -20,6 +20,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = (
     *(["serve"], ["predict", "sales"], ["predict", "inventory"], ["predict", "purchase"]),
     *(["backtest", "sales"], ["backtest", "purchase"], ["finetune", "sales"]),
+    ["keys", "create"],
 )
 ADDRESS = "http://127.0.0.1:8000"
 

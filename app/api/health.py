@@ -25,12 +25,16 @@ async def healthz(request: Request) -> Response:
 
 @router.get("/readyz", name="readyz", response_class=Response)
 async def readyz(request: Request) -> Response:
-    """200 while requests are welcome: model loaded, engine healthy, no stop asked for."""
+    """200 while requests are welcome: model loaded, engine healthy, no stop asked for.
+
+    `parts` says how engine, database and Redis stand: `up`, `down`, or `unset`. Predictions go on
+    without the latter two.
+    """
     resources = resources_of(request)
     _refuse_unless(resources.batcher.healthy, "the engine does not answer")
     if resources.stopping.is_set():
         raise UnavailableError("the service is stopping", reason="closing")
-    return _told({"status": "ready"})
+    return _told({"status": "ready", "parts": resources.parts})
 
 
 @router.get("/ping", name="ping", response_class=Response)

@@ -219,6 +219,9 @@ class Load:
             while self.told.total() < wanted:  # noqa: ASYNC110 - it only counts
                 await asyncio.sleep(0.02)
 
+    async def readiness(self) -> Any:
+        return (await self._client.get("/readyz")).json()
+
     async def _call(self, number: int) -> None:
         source = random.Random(number)  # noqa: S311 - load, not secrets
         while not self._over:
@@ -269,6 +272,8 @@ def test_redis_is_killed_and_comes_back_under_load_and_no_answer_is_missing_or_w
             for _ in range(much(2, 20)):
                 redis.kill()
                 await load.answers(100)
+                parts = (await load.readiness())["parts"]
+                assert parts == {"engine": "up", "database": "up", "redis": "down"}
                 redis.start()
                 await back()
                 before = service.metric("shopcast_redis_hits_total")
@@ -319,7 +324,8 @@ def test_the_database_is_killed_and_comes_back_under_load_and_no_prediction_fail
                 await load.answers(100)
                 refused = await admin.post("/keys", json={"scopes": ["predict"]})
                 assert refused.status_code == 503, refused.text
-                assert (await admin.get("/readyz")).status_code == 200
+                ready = await admin.get("/readyz")
+                assert (ready.status_code, ready.json()["parts"]["database"]) == (200, "down")
                 await load.answers(100)
                 postgres.start()
                 async with asyncio.timeout(30):

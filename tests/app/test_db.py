@@ -4,12 +4,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import select
+from sqlalchemy import inspect, select
 from sqlalchemy.orm import Session
 
-from app.db import Base, ModelVersionRow, migrate, open_database
+from app.db import MIGRATIONS, Base, ModelVersionRow, migrate, open_database
 from app.errors import ConfigurationError
 from tests.app.databases import url
 
@@ -20,6 +22,24 @@ def test_the_migrations_make_the_tables(url: str) -> None:
     migrate(url)
     migrate(url)
     engine = open_database(url)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        assert compare_metadata(context, Base.metadata) == []
+    engine.dispose()
+
+
+def test_the_migrations_go_down_and_up_again(url: str) -> None:
+    migrate(url)
+    engine = open_database(url)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    for move, revision in ((command.downgrade, "base"), (command.upgrade, "head")):
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            move(config, revision)
+        with engine.connect() as connection:
+            left = set(inspect(connection).get_table_names()) & set(Base.metadata.tables)
+            assert left == (set() if revision == "base" else set(Base.metadata.tables))
     with engine.connect() as connection:
         context = MigrationContext.configure(connection)
         assert compare_metadata(context, Base.metadata) == []

@@ -15,6 +15,11 @@ def test_a_service_at_work_is_well(service: httpx.Client, path: str) -> None:
     assert service.get(path).status_code == 200
 
 
+def test_one_that_is_ready_says_how_its_parts_stand(service: httpx.Client) -> None:
+    parts = service.get("/readyz").json()["parts"]
+    assert parts == {"engine": "up", "database": "up", "redis": "unset"}
+
+
 def test_metrics_are_text_for_prometheus(service: httpx.Client) -> None:
     response = service.get("/metrics")
     assert response.headers["Content-Type"].startswith("text/plain; version=")
