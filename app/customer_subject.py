@@ -6,7 +6,7 @@ the same customers in it.
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -208,7 +208,8 @@ class CustomerSubject:
         return train_settings(details, EventsTrainSettings)
 
     @property
-    def _first(self) -> Any:  # noqa: ANN401 - a datetime
+    def _first(self) -> datetime:
+        """When the stretch begins."""
         return self.as_of.local - timedelta(days=max(self.horizons))
 
     def _crowd(self) -> Population:

@@ -86,7 +86,8 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Verdict(Generic[StandingT]):
-    """accepted: whether every rule holds; reasons: what speaks for it, or the rules that do not.
+    """accepted: whether every rule holds; reasons: what speaks for it, or the rules that do not,
+    and what else a person should know.
 
     series: or customers. references: loss of the candidate over production's, by name. harmed:
     segments where the whole interval of the gain is below zero; they refuse nothing, but a person
@@ -174,14 +175,18 @@ def decide(
     refusals: Sequence[str],
     segments: Mapping[str, str],
     references: dict[str, float],
+    remarks: Sequence[str] = (),
 ) -> Verdict[StandingT]:
-    """Whether the gain is sure, beside what else was found against the candidate."""
+    """Whether the gain is sure, beside what else was found against the candidate.
+
+    remarks: what does not decide.
+    """
     gain = gain_of(contest.ours, contest.theirs, rules)
     found = [*_too_little(gain, rules), *refusals, *_forgets(references, rules)]
     by_segment = _by_segment(contest.ours, contest.theirs, segments, rules)
     return Verdict(
         accepted=not found,
-        reasons=tuple(found or [_praise(gain, rules, contest.things)]),
+        reasons=(*(found or [_praise(gain, rules, contest.things)]), *remarks),
         gain=gain,
         margin=rules.margin,
         scores=scores,

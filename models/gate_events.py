@@ -68,10 +68,10 @@ def judge_purchases(  # noqa: PLR0913 - each is a thing of its own
 ) -> Verdict[PurchaseStanding]:
     """Score all on the stretch, which begins at `first`, and decide. Raises ModelError.
 
-    networks: by name, production and candidate among them, and others that the candidate must not
-    be clearly worse than; BG/NBD is added, which it must not be worse than at all. segments: by the
-    place of a customer in `stretch.rows`. trained_until: the last time, ISO 8601, that each has
-    seen of this shop. on_done: told who has just answered; it may raise to stop.
+    networks: by name, production and candidate among them; BG/NBD and the others are scored beside
+    them, and remarked where they do better. segments: by the place of a customer in `stretch.rows`.
+    trained_until: the last time, ISO 8601, that each has seen of this shop. on_done: told who has
+    just answered; it may raise to stop.
     """
     rules = rules or Rules()
     verify_lineage(trained_until or {}, first)
@@ -82,17 +82,13 @@ def judge_purchases(  # noqa: PLR0913 - each is a thing of its own
     losses = {name: stretch.losses(each) for name, each in said.items()}
     ours, theirs = (dict(_named(losses[name])) for name in (candidate, production))
     scores = {name: standing(stretch, each) for name, each in said.items()}
-    others = [name for name in networks if name not in {production, candidate}]
     pair = networks[production], networks[candidate]
     return decide(
         Contest("customers", ours, theirs, len(ours) * len(stretch.horizons), first),
         rules,
         scores=scores,
-        refusals=[
-            *_worse_than_fitted(scores, candidate),
-            *_worse_than_others(scores, candidate, others, rules),
-            *_worse_calibrated(scores[candidate], scores[production], rules),
-        ],
+        refusals=_worse_calibrated(scores[candidate], scores[production], rules),
+        remarks=_who_does_better(scores, candidate, but=production),
         segments=segments or {},
         references={each.name: _ratio(each, *pair) for each in references},
     )
@@ -149,22 +145,15 @@ def _named(losses: FloatArray) -> Iterator[tuple[str, float]]:
     return ((str(place), float(loss)) for place, loss in enumerate(losses))
 
 
-def _worse_than_fitted(scores: Mapping[str, PurchaseStanding], candidate: str) -> list[str]:
-    ours, fitted = scores[candidate].log_loss, scores.get(BG_NBD)
-    if fitted is None or ours <= fitted.log_loss:
-        return []
-    return [f"the log-loss, {ours:.4f}, is above that of {BG_NBD}, {fitted.log_loss:.4f}"]
-
-
-def _worse_than_others(
-    scores: Mapping[str, PurchaseStanding], candidate: str, others: Sequence[str], rules: Rules
+def _who_does_better(
+    scores: Mapping[str, PurchaseStanding], candidate: str, *, but: str
 ) -> list[str]:
+    """A person should know; but it is no reason to keep what serves, if that is worse."""
     ours = scores[candidate].log_loss
     return [
-        f"the log-loss, {ours:.4f}, is more than {rules.reference:.1%} above that of {name}, "
-        f"{scores[name].log_loss:.4f}"
-        for name in others
-        if ours > (1 + rules.reference) * scores[name].log_loss
+        f"{name} does better yet, with a log-loss of {each.log_loss:.4f} beside {ours:.4f}"
+        for name, each in scores.items()
+        if name != but and each.log_loss < ours
     ]
 
 

@@ -133,6 +133,7 @@ def test_what_its_data_cannot_carry_is_told(shop: Shop) -> None:
 
     assert "has 50 customers; at least 100 are needed" in refusal(events(customers=50))
     assert "60 are needed to learn from: give a longer" in refusal(events(history=70))
+    assert "400 held out leave 0" in refusal(events(), horizons_days=[400])
     assert "nobody buys: no event is a purchase" in refusal(events().assign(type="view"))
     table = events()
     early = table["at"] < END - pd.Timedelta(days=40)
