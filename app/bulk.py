@@ -16,9 +16,10 @@ from app.contents import EventContents, SeriesContents
 from app.desk import Desk, Facts, Road, Steps, Told
 from app.errors import JobError
 from app.histories import History
+from app.lineage import usual_horizon
 from app.moments import Clock, Moment
 from app.periods import future_index
-from app.series_subject import load_series, usual_horizon
+from app.series_subject import load_series
 from app.settings import Settings
 from app.stores import Stores, job_threads, refusable
 from models.base import FloatArray, Network, PurchaseTask, Series, SeriesTask

@@ -4,7 +4,7 @@ Invariant: nothing of the latest stretch is known to who is fitted, and all who 
 the same customers in it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -22,13 +22,13 @@ from app.plain import plain
 from app.stores import (
     Counted,
     Stores,
+    Telling,
     job_threads,
     note_trained,
     refusable,
-    told_of,
     train_settings,
 )
-from app.versions import CANDIDATE, PRODUCTION, Checkpoint
+from app.versions import CANDIDATE, PRODUCTION, Checkpoint, Version
 from models import cuts
 from models.base import PURCHASE
 from models.customers import Population
@@ -134,6 +134,10 @@ class CustomerSubject:
             "held_out_until": self.as_of.local.isoformat(),
         }
 
+    def pin(self, made_from: Sequence[Version]) -> Facts:  # noqa: ARG002 - as of series
+        """Nothing: simulated shops alone are replayed and are references."""
+        return {}
+
     def fine_tune(self, parent: Checkpoint, to: Path) -> Facts:
         """Train the parent further on what was known before the stretch."""
         from models.train_events import fine_tune
@@ -148,7 +152,7 @@ class CustomerSubject:
                 settings=self._settings,
                 base_of=parent.base,
                 threads=job_threads(self._desk),
-                told=lambda progress: self._desk.tell(told_of(progress)),
+                told=Telling(self._desk),
             )
         )
         note_trained(self._desk, trained)

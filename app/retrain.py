@@ -4,7 +4,7 @@ Invariant: nothing that is scored was fitted to the windows it is scored on, and
 in the last step alone, if it is still what the candidate was compared with.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -16,6 +16,7 @@ from app.customer_subject import CustomerSubject
 from app.desk import Desk, Facts, Road, Steps
 from app.errors import ConflictError, JobError, NotFoundError
 from app.jobs import Job, State
+from app.lineage import line_of
 from app.plain import plain
 from app.series_subject import SeriesSubject
 from app.stores import Stores
@@ -39,6 +40,9 @@ class Subject(Protocol):
 
     def split(self) -> Facts:
         """What is held out, `held_out_from` among it. Raises JobError if it tells nothing."""
+
+    def pin(self, made_from: Sequence[Version]) -> Facts:
+        """What else is needed of the versions that a candidate comes from and is compared with."""
 
     def fine_tune(self, parent: Checkpoint, to: Path) -> Facts:
         """Write what the parent becomes by training; as `Fit` says. Raises JobError."""
@@ -123,7 +127,8 @@ class Retraining(Generic[SubjectT]):
         numbers = {role: self.stores.version_of(name, each) for role, each in wanted.items()}
         for number in set(numbers.values()):
             _refuse_seen(self.subject, versions, versions.get(name, number), held)
-        return held | numbers
+        made_from = [versions.get(name, numbers[role]) for role in ("parent", PRODUCTION)]
+        return held | numbers | self.subject.pin(made_from)
 
     def fit(self) -> Facts:
         """Make the candidate from what lies before the held-out windows."""
@@ -174,6 +179,9 @@ class Retraining(Generic[SubjectT]):
         if number is None or wish == "never":
             return {"promoted": False}
         versions, name, actor = self.stores.versions, self.job.model, f"job:{self.job.id}"
+        now = versions.alias(name)
+        if now is not None and (now.version, now.changed_by) == (number, actor):
+            return {"promoted": True}  # by a worker that ended before it could say so
         if wish == "if_better":
             expected = self.desk.facts["split"]["production"]
             try:
@@ -229,7 +237,7 @@ def settled(job: Job, versions: Versions) -> State | None:
 def _refuse_seen(subject: Subject, versions: Versions, version: Version, held: Facts) -> None:
     """Raise JobError if a version, or one it comes from, has trained on windows held out now."""
     start = held["held_out_from"]
-    for each in _line(versions, version):
+    for each in line_of(versions, version):
         until = each.manifest.trained_until
         if until is not None and pd.Timestamp(until) >= pd.Timestamp(start):
             raise JobError(
@@ -237,15 +245,3 @@ def _refuse_seen(subject: Subject, versions: Versions, version: Version, held: F
                 f"{until[:10]}, and would be judged from {start[:10]} on; give newer data, or "
                 f"{subject.way_out}"
             )
-
-
-def _line(versions: Versions, version: Version) -> Iterator[Version]:
-    """A version and those it was made from, as far as they are kept."""
-    while True:
-        yield version
-        if version.manifest.parent is None:
-            return
-        try:
-            version = versions.get(version.name, version.manifest.parent)
-        except NotFoundError:
-            return

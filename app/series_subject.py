@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any
 from app.datasets import Dataset
 from app.desk import Desk, Facts
 from app.errors import JobError
+from app.lineage import Before, read_before, sets_before, usual_horizon
 from app.periods import parse_freq
 from app.plain import plain
 from app.stores import (
     Counted,
     Stores,
+    Telling,
     job_threads,
     note_trained,
     refusable,
-    told_of,
     train_settings,
 )
-from app.versions import CANDIDATE, PRODUCTION, Checkpoint
+from app.versions import CANDIDATE, PRODUCTION, Checkpoint, Version
 from models.backtest import (
     NAIVE,
     Backtest,
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
     from models.series import SeriesNetwork
 
 FEWEST_SERIES = 5
-#: Periods that are forecast by default, by the letter of the calendar.
-HORIZONS = {"h": 48, "D": 28, "B": 20, "W": 8, "M": 6, "Q": 4, "Y": 2}
 
 
 class SeriesSubject:
@@ -118,6 +117,23 @@ class SeriesSubject:
             "held_out_until": end.isoformat(),
         }
 
+    def pin(self, made_from: Sequence[Version]) -> Facts:
+        """What must not be forgotten: data sets of versions before, each with its version."""
+        now = self.dataset.id, self.records
+        found = sets_before(self._stores.versions, self._stores.datasets, made_from, now=now)
+        for each in found:
+            self._desk.note(f"not to be forgotten: {each.dataset_id}, of version {each.version}")
+        return {"earlier": [[each.dataset_id, each.version] for each in found]}
+
+    @cached_property
+    def before(self) -> list[Before]:
+        """What is pinned, as far as it is still there."""
+        versions, name = self._stores.versions, self._desk.job.model
+        pinned = self._desk.facts["split"].get("earlier", [])
+        kept = [(id_, versions.get(name, number)) for id_, number in pinned]
+        found = [read_before(self._stores.datasets, id_, version) for id_, version in kept]
+        return [each for each in found if each is not None]
+
     def fine_tune(self, parent: Checkpoint, to: Path) -> Facts:
         """Train the parent further on what lies before the windows."""
         from models.train import fine_tune
@@ -131,8 +147,9 @@ class SeriesSubject:
                 state=self._desk.state / "run",
                 settings=train_settings(self._desk.job.details, TrainSettings),
                 base_of=parent.base,
+                earlier=[each.replayed() for each in self.before],
                 threads=job_threads(self._desk),
-                told=lambda progress: self._desk.tell(told_of(progress)),
+                told=Telling(self._desk),
             )
         )
         note_trained(self._desk, trained)
@@ -156,7 +173,7 @@ class SeriesSubject:
                 candidate=CANDIDATE,
                 rules=Rules(margin=self._desk.job.details["margin"]),
                 segments=self.segments,
-                references=simulated(),
+                references=[*simulated(), *(each.reference() for each in self.before)],
                 trained_until={CANDIDATE: until},
                 on_done=counted.done,
             )
@@ -198,12 +215,6 @@ class SeriesSubject:
                 "left_out": list(found.left_out),
             }
         )
-
-
-def usual_horizon(freq: str) -> int:
-    """Periods worth forecasting on a calendar."""
-    letters = freq.lstrip("0123456789")
-    return next((count for start, count in HORIZONS.items() if letters.startswith(start)), 24)
 
 
 def load_series(desk: Desk, checkpoint: Checkpoint) -> "SeriesNetwork":

@@ -78,6 +78,19 @@ def note_trained(desk: Desk, trained: "Trained | EventsTrained") -> None:
     )
 
 
+class Telling:
+    """Tells how a training goes, and says in the log from which step one went on."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk, self._begun = desk, False
+
+    def __call__(self, progress: TrainProgress) -> None:
+        if not self._begun and progress.step:
+            self._desk.note(f"goes on from step {progress.step}")
+        self._begun = True
+        self._desk.tell(told_of(progress))
+
+
 def told_of(progress: TrainProgress) -> Told:
     """A training's progress as a job tells it."""
     loss, validation = plain([progress.loss, progress.validation])

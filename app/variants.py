@@ -10,7 +10,7 @@ from app.errors import JobError
 from app.plain import plain
 from app.retrain import Retraining, road_by
 from app.series_subject import SeriesSubject
-from app.stores import job_threads, note_trained, refusable, told_of, train_settings
+from app.stores import Telling, job_threads, note_trained, refusable, told_of, train_settings
 from models.tuning import TrainSettings
 
 
@@ -35,6 +35,7 @@ def searched(work: Retraining[SeriesSubject]) -> Facts:
             settings=SearchSettings(trials=details["trials"], budget_s=budget_s),
             train=train_settings(details, TrainSettings),
             base_of=parent.base,
+            earlier=[each.replayed() for each in work.subject.before],
             threads=job_threads(work.desk),
             told=tell,
         )
@@ -72,7 +73,7 @@ def distilled(work: Retraining[SeriesSubject]) -> Facts:
             state=work.desk.state / "run",
             settings=train_settings(work.job.details, TrainSettings),
             teacher_base=teacher.base,
-            told=lambda progress: work.desk.tell(told_of(progress)),
+            told=Telling(work.desk),
         )
     )
     trained = made.trained

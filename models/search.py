@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from models.backtest import Plan, Record
+    from models.lessons import Earlier
 
 #: Settings of which several are trained anyway, whatever is said of the others.
 RANKS = (2, 4, 8, 16)
@@ -76,6 +77,7 @@ def search(  # noqa: PLR0913 - as fine_tune
     settings: SearchSettings | None = None,
     train: TrainSettings | None = None,
     base_of: Path | None = None,
+    earlier: Sequence[Earlier] = (),
     threads: int | None = None,
     told: Callable[[SearchProgress], None] | None = None,
 ) -> Searched:
@@ -98,6 +100,7 @@ def search(  # noqa: PLR0913 - as fine_tune
             state=place / "state",
             settings=chosen,
             base_of=base_of,
+            earlier=earlier,
             threads=threads,
             told=tell,
         )

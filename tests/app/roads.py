@@ -1,10 +1,13 @@
 """Roads whose steps a test can look into: they count, slowly, and keep the count."""
 
+import dataclasses
 import time
+from functools import partial
 from pathlib import Path
 
 from app.desk import Desk, Facts, Road, Steps, Told
 from app.errors import JobError
+from app.roads import road_of
 
 PAUSE_S = 0.02
 TOO_MUCH = 16 << 20  # bytes, on the disk of a test
@@ -14,6 +17,24 @@ def counting(kind: str) -> Road:
     """Read, count to `most`, and say so. A `quantize` fails, a `distill` writes too much."""
     shares = {"read": 0.1, "fit": 0.8, "register": 0.1}
     return Road(shares, lambda desk: _steps(desk, kind), last=frozenset({"register"}))
+
+
+def halting(kind: str) -> Road:
+    """The real road; a step that has done its work waits while a file `halt-STEP` is there."""
+    real = road_of(kind)
+    return dataclasses.replace(real, open=lambda desk: _halting(desk, real.open(desk)))
+
+
+def _halting(desk: Desk, steps: Steps) -> Steps:
+    def halted(step: str) -> Facts:
+        facts = steps[step]()
+        halt = desk.settings.data_dir / f"halt-{step}"
+        while halt.exists():
+            halt.with_name(f"halted-{step}").touch()
+            time.sleep(PAUSE_S)
+        return facts
+
+    return {step: partial(halted, step) for step in steps}
 
 
 def _steps(desk: Desk, kind: str) -> Steps:

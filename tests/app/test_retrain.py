@@ -45,17 +45,23 @@ class Shop:
         self.versions.register(model, checkpoint, Manifest("settings"))
         self.versions.promote(model, 1, actor="test")
         self.log = directory / "worker.log"
-        self.worker = self.start()
+        self.start()
 
-    def start(self) -> "subprocess.Popen[bytes]":
+    def start(self, command: str = COMMAND) -> None:
+        """Start a worker."""
         own = {"SHOPCAST_DATA_DIR": str(self.settings.data_dir), "SHOPCAST_THREADS": "1"}
-        with self.log.open("w") as log:
-            return subprocess.Popen(  # noqa: S603 - our own command
-                [sys.executable, "-c", COMMAND],
+        with self.log.open("a") as log:
+            self.worker = subprocess.Popen(  # noqa: S603 - our own command
+                [sys.executable, "-c", command],
                 env=os.environ | own | {"SHOPCAST_JOB_NICE": "0"},
                 stdout=log,
                 stderr=log,
             )
+
+    def kill(self) -> None:
+        """Kill the worker."""
+        self.worker.kill()
+        self.worker.wait()
 
     def dataset(self, table: pd.DataFrame) -> str:
         file = self.settings.data_dir / "sent.csv"
@@ -71,7 +77,9 @@ class Shop:
 
     def done(self, dataset: str, **words: Any) -> Job:
         """Ask for a job, and wait for its end."""
-        job = self.ask(dataset, **words)
+        return self.ended(self.ask(dataset, **words))
+
+    def ended(self, job: Job) -> Job:
         return self.until(job, lambda each: each.state not in {"queued", "running"})
 
     def ask(self, dataset: str, **words: Any) -> Job:
@@ -94,14 +102,15 @@ class Shop:
 def shop(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     made = Shop(tmp_path_factory.mktemp("shop"), tiny_checkpoint)
     yield made
-    made.worker.kill()
-    made.worker.wait()
+    made.kill()
 
 
-def sales(series: int = 8, periods: int = 120) -> pd.DataFrame:
+def sales(
+    series: int = 8, periods: int = 120, *, start: str = "2026-01-01", seed: int = 1
+) -> pd.DataFrame:
     """Days of weeks that repeat, of shops in two regions."""
-    rng = np.random.default_rng(1)
-    days = pd.date_range("2026-01-01", periods=periods, freq="D")
+    rng = np.random.default_rng(seed)
+    days = pd.date_range(start, periods=periods, freq="D")
     week = 20 + 10 * np.sin(2 * np.pi * np.arange(periods) / 7)
     parts = [
         pd.DataFrame(
@@ -189,6 +198,21 @@ def test_a_version_is_not_judged_on_what_it_has_seen(shop: Shop) -> None:
     words = QUICK | {"origins": 2}
     seen = shop.done(dataset, **words, prediction_length=7, parent=number)
     assert f"version {number} of sales was trained on what lies up to 2026-04-23" in str(seen.error)
+
+
+def test_what_was_learned_of_another_shop_is_not_forgotten(shop: Shop) -> None:
+    words = QUICK | {"steps": 4, "look_every": 4, "method": "full", "promote": "never"}
+    whole = sales(periods=150)
+    first = shop.dataset(whole[whole["timestamp"] < "2026-05-01"])
+    number = shop.done(first, **words, prediction_length=7).facts["register"]["version"]
+    words |= {"parent": number, "replay": 0.5}
+    job = shop.done(shop.dataset(sales(start="2026-04-01", seed=2)), **words, prediction_length=14)
+    assert (job.state, job.error) == ("succeeded", None)
+    assert job.facts["split"]["earlier"] == [[first, number]]
+    assert f"not to be forgotten: {first}" in diary.read(shop.files(job))
+    assert f"{first}, of version {number}" in job.facts["gate"]["references"]
+    again = shop.done(shop.dataset(whole), **words, prediction_length=7)
+    assert again.facts["split"]["earlier"] == []
 
 
 def test_versions_are_scored_into_a_file(shop: Shop) -> None:

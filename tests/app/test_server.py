@@ -178,7 +178,12 @@ class Started:
         self._log = directory / "log"
         own = {"SHOPCAST_PORT": "0", "SHOPCAST_DRAIN_S": "1", **environment}
         self.process = launch(checkpoint, directory, **own)
-        self.client = httpx.Client(base_url=self._address(), timeout=PATIENCE_S)
+        try:
+            self.client = httpx.Client(base_url=self._address(), timeout=PATIENCE_S)
+        except AssertionError:
+            self.process.kill()
+            self.process.wait()
+            raise
 
     @property
     def log(self) -> str:
