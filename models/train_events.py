@@ -351,8 +351,7 @@ class _State:
         self.tell(tuner, math.nan, looked=True)
 
     def tell(self, tuner: _Tuner, loss: float, *, looked: bool = False) -> None:
-        half = tuner.step / self.steps / 2
-        share = half if self.phase == "before" else 0.5 + half
+        share = self._share(tuner.step / self.steps)
         left = self.active_s * (1 - share) / share if share else math.nan
         self.told(
             TrainProgress(
@@ -368,6 +367,13 @@ class _State:
                 looked=looked,
             )
         )
+
+    def _share(self, done: float) -> float:
+        """How much of the run is done, by the steps of its phase or by the time there is."""
+        if self.phase != "before":
+            return 0.5 + done / 2
+        half_s = (self.settings.budget_s or math.inf) / 2
+        return min(1.0, max(done, self.active_s / half_s)) / 2
 
     def save(self, tuner: _Tuner) -> None:
         """Write aside, then in place."""

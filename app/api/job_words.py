@@ -29,8 +29,7 @@ NOT_DONE: dict[tuple[Kind, str], str] = {
         "the network comes in one size, which has nothing larger to learn from; ask for finetune"
     ),
     ("quantize", "purchase"): (
-        "the network is small, and 8 bits would neither save memory nor time worth a loss; it "
-        "serves as it is"
+        "the network takes 9 MB, of which there is little to save; it serves as it is"
     ),
 }
 #: Words that a model has no use for, and what to say in their place.

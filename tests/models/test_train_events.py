@@ -143,7 +143,16 @@ def test_an_adapter_is_tuned_further_as_a_whole(base: Path, tmp_path: Path) -> N
 
 def test_a_budget_of_time_is_honoured(base: Path, tmp_path: Path) -> None:
     hurried = replace(QUICK, steps=10_000, looks=2, budget_s=2.0)
-    made = fine_tune(base, shop(), tmp_path / "out", state=tmp_path / "state", settings=hurried)
+    parts = (base, shop(), tmp_path / "out")
+    shares: list[float] = []
+    made = fine_tune(
+        *parts,
+        state=tmp_path / "state",
+        settings=hurried,
+        told=lambda progress: shares.append(progress.share),
+    )
+    assert shares == sorted(shares)
+    assert any(0.2 < share < 0.5 for share in shares)
     assert made.steps_done < 1000
     assert made.seconds < 10
 
