@@ -35,7 +35,7 @@ class Lane(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """One task, and everybody who waits for its result."""
+    """One task, and everybody who waits for its result. done: it has one."""
 
     task: Any
     network: Network[Any, object]
@@ -46,6 +46,8 @@ class Item:
     submitted_s: float
     points: int = field(init=False)
     waiting: bool = False
+    done: bool = False
+    result: object = None
     waiters: dict[tuple[Any, int], None] = field(default_factory=dict)  # (call, position in it)
 
     def __post_init__(self) -> None:

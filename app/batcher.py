@@ -135,7 +135,7 @@ class MicroBatcher:
         items, new = self._enrol(network, tasks, keys=keys, bulk=bulk)
         self._admit(new, deadline_s, bulk=bulk)
         self._join(call, items, new, bulk=bulk)
-        if deadline_s is not None:
+        if deadline_s is not None and not call.future.done():
             call.timer = self._loop.call_at(deadline_s, self._expire, call)
         call.future.add_done_callback(partial(self._left, call))
         return call.future
@@ -219,17 +219,22 @@ class MicroBatcher:
 
     def _join(self, call: "_Call", items: list[Item], new: list[Item], *, bulk: bool) -> None:
         """Let a call wait for items, and line up those that are new."""
-        call.items = items
+        if len(new) < len(items):
+            self._metrics.coalesced.inc(len(items) - len(new))
         for position, item in enumerate(items):
+            if item.done:
+                if call.take(position, item.result):
+                    call.finish()
+                    return
+                continue
             item.waiters[call, position] = None
             if item.lane.bulk and not bulk:
                 self._backlog.hurry(item)
+        call.items = items
         self._items.update((item.key, item) for item in new if item.key is not None)
         self._calls.add(call)
         if new:
             self._backlog.add(new)
-        if len(new) < len(items):
-            self._metrics.coalesced.inc(len(items) - len(new))
 
     def _expire(self, call: "_Call") -> None:
         self._metrics.reject("deadline")
@@ -278,11 +283,17 @@ class MicroBatcher:
             self._settle_failure(outcome)
             return
         for item, result in zip(outcome.items, outcome.results, strict=True):
-            self._forget(item)
+            item.done, item.result = True, result
             waiters, item.waiters = item.waiters, {}
             for call, position in waiters:
                 if call.take(position, result):
                     self._finish(call, item, outcome)
+        # once those who waited have run, and have put into the cache what the next may find there
+        self._loop.call_soon(self._forget_all, outcome.items)
+
+    def _forget_all(self, items: Iterable[Item]) -> None:
+        for item in items:
+            self._forget(item)
 
     def _settle_failure(self, outcome: Outcome) -> None:
         for item in outcome.items:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from contextlib import nullcontext
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -416,6 +417,27 @@ async def test_identical_work_in_flight_is_joined() -> None:
     assert [answer.results for answer in answers[1:]] == [[7, 8]] * 3 + [[7, 7]]
     assert network.values == [[-1], [7, 8]]
     assert value_of(metrics, "shopcast_coalesced_tasks_total") == 6
+
+
+async def test_work_that_is_done_is_joined_until_its_caller_has_kept_it() -> None:
+    network = Echo()
+    async with running(Metrics()) as batcher:
+
+        def ask(values: list[Word], keys: list[bytes]) -> asyncio.Future[Any]:
+            deadline_s = asyncio.get_running_loop().time() + 0.05
+            return batcher.submit(network, values, keys=keys, deadline_s=deadline_s)
+
+        late: list[asyncio.Future[Any]] = []
+        first = batcher.submit(network, words(7), keys=[b"7"])
+        first.add_done_callback(lambda _: late.append(ask(words(7), [b"7"])))
+        first.add_done_callback(lambda _: late.append(ask(words(7, 8), [b"7", b"8"])))
+        await first
+        answers = await asyncio.gather(*late)
+        assert [answer.results for answer in answers] == [[7], [7, 8]]
+        assert network.values == [[7], [8]]
+        await asyncio.sleep(0.1)  # beyond the deadlines, which nobody waits for any more
+        assert (await batcher.submit(network, words(7), keys=[b"7"])).results == [7]
+        assert network.values == [[7], [8], [7]]
 
 
 async def test_who_joins_outlives_who_came_first() -> None:
