@@ -51,7 +51,7 @@ class Dependence:
     persistence: float
 
 
-#: Used where a checkpoint does not say its own; that of the shipped network.
+#: Used where a checkpoint does not say its own, as the shipped one does; of an earlier network.
 DEFAULT = Dependence(strength=0.374, persistence=0.8)
 
 
