@@ -1,5 +1,7 @@
 """ONNX Runtime answers what torch answers, and no neighbour moves an answer."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -213,3 +215,10 @@ def test_an_activation_that_is_not_known_is_refused(tiny_checkpoint: Path) -> No
     made.blocks[0].activation = torch.nn.SiLU()
     with pytest.raises(Exception, match="not relu"):
         OnnxForward(made, int8=False, threads=1)
+
+
+def test_the_runtime_neither_reports_nor_notes_its_use(tmp_path: Path) -> None:
+    told = {"CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"}
+    environment = {k: v for k, v in os.environ.items() if k not in told} | {"HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", "import models.runtime"], env=environment, check=True)
+    assert not list(tmp_path.rglob("*onnxruntime*"))
