@@ -32,6 +32,7 @@ from models.base import Network
 STUCK_S = 30.0
 RESTART_S = 1.0
 WATCH_S = 0.5
+CALLER_SHARE = 0.75  # of the queue, that one key may fill
 
 log = logging.getLogger(__name__)
 
@@ -115,13 +116,15 @@ class MicroBatcher:
         keys: Sequence[bytes] | None = None,
         deadline_s: float | None = None,
         bulk: bool = False,
+        caller: str | None = None,
     ) -> asyncio.Future[Answer[ResultT]]:
         """Line up tasks; all of them or none. To be called on the event loop.
 
         keys: tasks of equal keys have equal results, so that a task whose key is already in
         flight is joined, not repeated. deadline_s: in terms of loop.time(); the future fails
-        with DeadlineError then. bulk: gives way to work that is not. Cancelling the future
-        takes what nobody else waits for out of the queue.
+        with DeadlineError then. bulk: gives way to work that is not. caller: the key that
+        is asked by; keys take turns, and none may fill the queue. Cancelling the future takes what
+        nobody else waits for out of the queue.
 
         Raises at once UnavailableError (queue_full, engine_down, closing), DeadlineError, or
         InvalidInputError if the queue could never hold the tasks. The future raises
@@ -132,9 +135,9 @@ class MicroBatcher:
         if not tasks:
             call.finish()
             return call.future
-        items, new = self._enrol(network, tasks, keys=keys, bulk=bulk)
+        items, new = self._enrol(network, tasks, keys=keys, bulk=bulk, caller=caller)
         self._admit(new, deadline_s, bulk=bulk)
-        self._join(call, items, new, bulk=bulk)
+        self._join(call, items, new, bulk=bulk, caller=caller)
         if deadline_s is not None and not call.future.done():
             call.timer = self._loop.call_at(deadline_s, self._expire, call)
         call.future.add_done_callback(partial(self._left, call))
@@ -142,7 +145,7 @@ class MicroBatcher:
 
     def expect_s(self, network: Network[TaskT, ResultT], tasks: Sequence[TaskT]) -> float | None:
         """How long tasks take, behind what waits already; None if nothing like them was seen."""
-        items, _ = self._enrol(network, tasks, keys=None, bulk=False)
+        items, _ = self._enrol(network, tasks, keys=None, bulk=False, caller=None)
         points = self._backlog.points + sum(item.points for item in items)
         expected_s = self._engine.expect_s(items[0].lane, points) if self._engine else 0.0
         return expected_s or None
@@ -164,6 +167,7 @@ class MicroBatcher:
         *,
         keys: Sequence[bytes] | None,
         bulk: bool,
+        caller: str | None,
     ) -> tuple[list[Item], list[Item]]:
         """The item of each task, and those of them that are new. Changes nothing."""
         fingerprint, now_s = network.fingerprint, time.perf_counter()
@@ -174,7 +178,7 @@ class MicroBatcher:
             item = None if key is None else self._items.get(key) or new.get(key)
             if item is None:
                 lane, work = Lane(fingerprint, network.lane(task), bulk), network.work(task)
-                item = Item(task, network, lane, work.rows, work.length, key, now_s)
+                item = Item(task, network, lane, work.rows, work.length, key, now_s, caller)
                 new[position if key is None else key] = item
             items.append(item)
         return items, list(new.values())
@@ -182,27 +186,37 @@ class MicroBatcher:
     def _admit(self, new: list[Item], deadline_s: float | None, *, bulk: bool) -> None:
         """Raise if the new items do not fit the queue, now or ever, or cannot be done in time."""
         points, most = sum(item.points for item in new), self._settings.queue_points
-        if points > most:  # to try again would never help
+        caller = new[0].caller if new else None
+        share = most if caller is None else int(most * CALLER_SHARE)
+        if points > share:  # to try again would never help
             msg = (
-                f"{points:,} points at once, at most {most:,} can wait; "
+                f"{points:,} points at once, at most {share:,} can wait; "
                 "send fewer inputs or a shorter horizon"
             )
             raise InvalidInputError((Issue(("inputs",), msg, "too_many_points"),))
-        waiting = self._backlog.points
-        if new and waiting + points > most:
-            engine_s = self._engine.expect_s(new[0].lane, waiting) if self._engine else 0.0
-            self._reject("the queue is full", reason="queue_full", retry_after_s=engine_s)
+        if new:
+            if caller is not None:
+                msg = "what waits for this key already fills its share of the queue"
+                self._refuse_beyond(share, self._backlog.held(caller), new, msg)
+            self._refuse_beyond(most, self._backlog.points, new, "the queue is full")
         if new and deadline_s is not None and not bulk:
-            self._refuse_late(new[0].lane, points, deadline_s - self._loop.time())
+            self._refuse_late(new[0], points, deadline_s - self._loop.time())
 
-    def _refuse_late(self, lane: Lane, points: int, left_s: float) -> None:
+    def _refuse_beyond(self, most: int, waiting: int, new: list[Item], message: str) -> None:
+        """Raise if with the new items more than so many points would wait."""
+        if waiting + sum(item.points for item in new) > most:
+            engine_s = self._engine.expect_s(new[0].lane, waiting) if self._engine else 0.0
+            self._reject(message, reason="queue_full", retry_after_s=engine_s)
+
+    def _refuse_late(self, first: Item, points: int, left_s: float) -> None:
         """Raise if so many points would be done too late.
 
         Work that nobody can use any more would take the time of what still can be answered.
         """
-        if self._expected_s(lane, self._backlog.points) <= left_s:
+        if self._expected_s(first.lane, self._backlog.points) <= left_s:
             return  # whatever its turn: the usual case, and a cheap answer
-        late_s = self._expected_s(lane, self._backlog.ahead(points) + points) - left_s
+        ahead = self._backlog.ahead(points, first.caller)
+        late_s = self._expected_s(first.lane, ahead + points) - left_s
         if late_s > 0:
             msg = "what waits already takes longer than the deadline leaves"
             self._reject(msg, reason="queue_full", retry_after_s=late_s)
@@ -217,7 +231,15 @@ class MicroBatcher:
             message, reason=reason, retry_after_s=max(1.0, math.ceil(retry_after_s))
         )
 
-    def _join(self, call: "_Call", items: list[Item], new: list[Item], *, bulk: bool) -> None:
+    def _join(
+        self,
+        call: "_Call",
+        items: list[Item],
+        new: list[Item],
+        *,
+        bulk: bool,
+        caller: str | None,
+    ) -> None:
         """Let a call wait for items, and line up those that are new."""
         if len(new) < len(items):
             self._metrics.coalesced.inc(len(items) - len(new))
@@ -229,7 +251,7 @@ class MicroBatcher:
                 continue
             item.waiters[call, position] = None
             if item.lane.bulk and not bulk:
-                self._backlog.hurry(item)
+                self._backlog.hurry(item, caller)
         call.items = items
         self._items.update((item.key, item) for item in new if item.key is not None)
         self._calls.add(call)

@@ -87,6 +87,7 @@ class _Work(Generic[TaskT, ResultT]):
     size: int
     deadline_s: float | None
     bulk: bool
+    caller: str | None
     computed: set[int] = field(default_factory=set)
 
     @property
@@ -119,8 +120,10 @@ class Predictor(Generic[TaskT, ResultT]):
         alias: str = "production",
         timeout_s: float | None = None,
         bulk: bool = False,
+        caller: str | None = None,
     ) -> Prediction[ResultT]:
         """Answer all tasks by one version of the model. bulk: give way to what is not.
+        caller: the key that is asked by, with which others take turns.
 
         Raises NotFoundError, ConflictError (the version is damaged), UnavailableError,
         DeadlineError (after timeout_s, on time) and PredictionError.
@@ -132,7 +135,7 @@ class Predictor(Generic[TaskT, ResultT]):
         keys = await _aside(size, self._keys, live.fingerprint, tasks)
         known = await self._known(keys, size)
         cache_s = time.perf_counter() - began_s
-        work = _Work(live.network, tasks, keys, known, size, deadline_s, bulk)
+        work = _Work(live.network, tasks, keys, known, size, deadline_s, bulk, caller)
         answer = await self._fill(work) if work.missing else NOTHING
         return Prediction(
             name=live.name,
@@ -211,6 +214,7 @@ class Predictor(Generic[TaskT, ResultT]):
             keys=keys,
             deadline_s=work.deadline_s,
             bulk=work.bulk,
+            caller=work.caller,
         )
         for position, result in zip(
             positions, await self._keep(keys, answer.results, size=work.size), strict=True

@@ -95,6 +95,7 @@ class PredictInventory:
                 question.layout.tasks,
                 alias=question.alias,
                 timeout_s=deadline_s - validated_s,
+                caller=exchange.caller.key_id,
             )
             predicted_s = time.perf_counter()
             dependence = _dependence(prediction)

@@ -152,7 +152,11 @@ async def _predict(
     context = question.own_context if profile is None else profile.context
     with Watch(receive):
         prediction = await exchange.resources.purchases.predict(
-            PURCHASE, question.tasks(context), alias=question.alias, timeout_s=left_s
+            PURCHASE,
+            question.tasks(context),
+            alias=question.alias,
+            timeout_s=left_s,
+            caller=exchange.caller.key_id,
         )
     metrics = exchange.resources.metrics
     metrics.purchase_contexts.labels(_context_name(question, profile)).inc()

@@ -94,7 +94,11 @@ async def _predict(
         raise DeadlineError("the deadline passed before the input was read")
     with Watch(receive):
         return await exchange.resources.predictor.predict(
-            SALES, question.tasks, alias=question.alias, timeout_s=left_s
+            SALES,
+            question.tasks,
+            alias=question.alias,
+            timeout_s=left_s,
+            caller=exchange.caller.key_id,
         )
 
 

@@ -361,6 +361,40 @@ async def test_a_full_queue_refuses_at_once_before_any_work() -> None:
     assert value_of(metrics, "shopcast_rejects_total", reason="queue_full") == 1
 
 
+async def test_a_key_cannot_fill_the_queue() -> None:
+    network, metrics = Echo(), Metrics()
+    async with running(metrics, queue_points=160) as batcher:
+        first = await network.occupy(batcher)
+        kept = [batcher.submit(network, words(value), caller="greedy") for value in range(7)]
+        with pytest.raises(UnavailableError, match="this key already fills its share") as caught:
+            batcher.submit(network, words(7, 8), caller="greedy")
+        assert caught.value.reason == "queue_full"
+        assert caught.value.retry_after_s >= 1
+        other = batcher.submit(network, words(9, 10), caller="other")
+        with pytest.raises(UnavailableError, match="the queue is full"):
+            batcher.submit(network, words(11, 12), caller="other")
+        kept.pop().cancel()
+        await asyncio.sleep(0)
+        kept.append(batcher.submit(network, words(12), caller="greedy"))  # there is room again
+        network.open()
+        await asyncio.gather(first, other, *kept)
+        assert waiting(metrics) == (0, 0)
+        await batcher.submit(network, words(*range(20, 27)), caller="greedy")
+        with pytest.raises(InvalidInputError, match="at most 120 can wait"):
+            batcher.submit(network, words(*range(8)), caller="greedy")
+
+
+async def test_one_key_that_asks_much_does_not_hold_up_another() -> None:
+    network = Echo()
+    async with running(batch_rows=4) as batcher:
+        first = await network.occupy(batcher)
+        many = [batcher.submit(network, words(value), caller="greedy") for value in range(1000)]
+        single = batcher.submit(network, words(2000), caller="other")
+        network.open()
+        await asyncio.gather(first, single, *many)
+    assert 2000 in network.values[1]
+
+
 async def test_what_the_queue_could_never_hold_is_no_matter_of_trying_again() -> None:
     network, metrics = Echo(), Metrics()
     async with running(metrics, queue_points=160) as batcher:

@@ -16,6 +16,7 @@ from app.auth import Keys
 from app.db import migrate, open_database
 from app.main import create_app
 from app.settings import Settings
+from tests.app.api.test_inventory import ITEM
 from tests.app.api.test_purchase import AS_OF, crowd, customer
 from tests.app.networks import Rates
 from tests.live import running
@@ -242,6 +243,26 @@ def test_a_key_has_its_rate_and_is_told_when_to_come_again(locked: Locked) -> No
     assert "2 requests a minute" in refused.json()["detail"]
     assert locked.ask(other, "POST", "/predict/sales", json=SALES).status_code == 200
     assert "RateLimit" not in locked.ask(locked.predict, "GET", "/models").headers
+
+
+def test_a_key_may_fill_three_quarters_of_the_queue(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    settings = Settings(series_checkpoint=tiny_checkpoint, data_dir=tmp_path, queue_points=40)
+    migrate(settings.database)
+    engine = open_database(settings.database)
+    key = Keys(engine).create("", ["predict"], actor="test")[1]
+    engine.dispose()
+    bodies = {
+        "/predict/sales": {"inputs": [{"target": list(range(64))}]},
+        "/predict/inventory": {"inputs": [ITEM]},
+        "/predict/purchase-probability": {"inputs": crowd(50), "parameters": {"as_of": AS_OF}},
+    }
+    with (
+        running(settings, {"purchase": Rates()}) as url,
+        httpx.Client(base_url=url, headers={"X-API-Key": key}, timeout=60) as client,
+    ):
+        for path, body in bodies.items():
+            (issue,) = client.post(path, json=body).json()["errors"]
+            assert "at most 30 can wait" in issue["msg"], path
 
 
 def test_without_keys_a_header_is_no_matter(service: httpx.Client) -> None:
