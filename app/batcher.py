@@ -31,6 +31,7 @@ from models.base import Network
 
 STUCK_S = 30.0
 RESTART_S = 1.0
+FULL_S = 0.2  # the queue counts as full so long after the latest refusal
 WATCH_S = 0.5
 CALLER_SHARE = 0.75  # of the queue, that one key may fill
 
@@ -76,6 +77,7 @@ class MicroBatcher:
         self._down = True
         self._stuck = False
         self._closing = False
+        self._refused_s = -math.inf
         self._timers: dict[str, asyncio.TimerHandle] = {}
         metrics.queue_tasks.set_function(lambda: self._backlog.tasks)
         metrics.queue_points.set_function(lambda: self._backlog.points)
@@ -107,6 +109,11 @@ class MicroBatcher:
         """Whether the engine is alive and not stuck. A full queue is healthy."""
         alive = self._engine is not None and self._engine.alive
         return alive and not self._down and not self._stuck
+
+    @property
+    def full(self) -> bool:
+        """Whether work was refused just now, since the queue takes no more of it in time."""
+        return time.perf_counter() - self._refused_s < FULL_S
 
     def submit(
         self,
@@ -227,6 +234,8 @@ class MicroBatcher:
 
     def _reject(self, message: str, *, reason: str, retry_after_s: float = 0.0) -> None:
         self._metrics.reject(reason)
+        if reason == "queue_full":
+            self._refused_s = time.perf_counter()
         raise UnavailableError(
             message, reason=reason, retry_after_s=max(1.0, math.ceil(retry_after_s))
         )

@@ -6,6 +6,8 @@ failure, unless the thread dies, hangs or finds the device broken; then `died`, 
 """
 
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +23,7 @@ OVERDUE_FACTOR = 20  # a batch that takes so many times what it should hangs
 RECOVERY_BATCHES = 256  # good batches until a budget of nothing is whole again
 RATE_SHARE = 0.2  # weight of the newest batch in the moving average
 MOST_RATES = 1024  # lanes whose speed is remembered
+NICE = 5  # of engine threads, so that the event loop is late for nobody while cores are short
 
 log = logging.getLogger(__name__)
 
@@ -153,6 +156,7 @@ class Engine:
         return self._rates.expect_s(lane, points)
 
     def _live(self) -> None:
+        _step_back()
         try:
             while not self._failed and (batch := self._take()):
                 self._run(batch)
@@ -251,3 +255,10 @@ def _halves(batch: Batch) -> list[Batch]:
     wanted = [item for item in batch.items if item.waiters]
     middle = (len(wanted) + 1) // 2
     return [Batch.of(half) for half in (wanted[middle:], wanted[:middle]) if half]
+
+
+def _step_back() -> None:
+    """Let the other threads of the process go first, where a thread has a priority of its own."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICE)

@@ -18,6 +18,7 @@ from app.api import datasets, health, inventory, jobs, keys, models, profiles, p
 from app.api.docs import describe, docs_of
 from app.api.edge import Edge
 from app.api.problems import on_error, on_http_error, on_validation_error
+from app.api.shedding import HttpProtocol
 from app.db import is_local, migrate
 from app.errors import ConfigurationError, ShopcastError
 from app.resources import open_resources
@@ -77,4 +78,4 @@ def run(settings: Settings, *, beside: Callable[[Settings], None] | None = None)
 def _serve(settings: Settings, complain: Connection, listener: socket.socket | None = None) -> None:
     """A process that `run` supervises."""
     app = create_app(settings, on_stuck=server.end_stuck)
-    server.serve(app, settings, complain, listener)
+    server.serve(app, settings, complain, listener, http=HttpProtocol)

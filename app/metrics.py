@@ -5,6 +5,7 @@ every label takes few values.
 """
 
 import asyncio
+import itertools
 import math
 import os
 import tempfile
@@ -31,6 +32,7 @@ SECONDS = (
     *(0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0),
 )
 LONG_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
+REFRESH_TICKS = 5  # of the event loop, between two readings of the process
 ROWS = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 512, 1024)
 REASONS = ("queue_full", "engine_down", "closing", "deadline")
 AUTH_FAILURES = (
@@ -396,14 +398,15 @@ def forget_process(pid: int | None) -> None:
         multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
-async def watch_loop(metrics: Metrics, interval_s: float = 0.25) -> None:
+async def watch_loop(metrics: Metrics, interval_s: float = 0.05) -> None:
     """Measure how late the event loop is, until cancelled."""
-    while True:
+    for tick in itertools.count():
         metrics.tick_due_s = time.perf_counter() + interval_s
         await asyncio.sleep(interval_s)
         metrics.last_lag_s = max(0.0, time.perf_counter() - metrics.tick_due_s)
         metrics.event_loop_lag_seconds.observe(metrics.last_lag_s)
-        metrics.refresh()
+        if tick % REFRESH_TICKS == 0:
+            metrics.refresh()
 
 
 def _info_labels(info: ModelInfo) -> tuple[str, ...]:

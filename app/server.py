@@ -166,10 +166,12 @@ def serve(
     settings: Settings,
     complain: Connection,
     listener: socket.socket | None = None,
+    *,
+    http: type[asyncio.Protocol],
 ) -> None:
     """Serve an application until told to stop; why it could not start goes to `complain`.
 
-    listener: bound already, if several processes share it.
+    listener: bound already, if several processes share it. http: uvicorn's protocol, or one on it.
     """
     logs.configure(settings.log_level)
     sys.setswitchinterval(SWITCH_S)
@@ -179,7 +181,7 @@ def serve(
     except OSError as error:
         complain.send(_taken(settings, error))
         return
-    server = _Server(app, settings)
+    server = _Server(app, settings, http)
     logging.getLogger("uvicorn.error").addFilter(lambda _: app.state.complaint is None)
     try:
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it once all is closed
@@ -283,8 +285,8 @@ def _beside(work: Callable[[Settings], None], settings: Settings) -> None:
 class _Server(uvicorn.Server):
     """uvicorn, with a time between the signal to stop and the end of listening."""
 
-    def __init__(self, app: Application, settings: Settings) -> None:
-        super().__init__(_config(app, settings))
+    def __init__(self, app: Application, settings: Settings, http: type[asyncio.Protocol]) -> None:
+        super().__init__(_config(app, settings, http))
         self._app, self._settings, self._drain_s = app, settings, settings.drain_s
         self._loop: asyncio.AbstractEventLoop | None = None
         self._asked_s = 0.0
@@ -337,13 +339,13 @@ def _taken(settings: Settings, error: OSError) -> str:
     return f"SHOPCAST_HOST, SHOPCAST_PORT: no listening on {where}: {error.strerror}"
 
 
-def _config(app: Application, settings: Settings) -> uvicorn.Config:
+def _config(app: Application, settings: Settings, http: type[asyncio.Protocol]) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=http,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -91,7 +91,7 @@ def main() -> None:
         checkpoint = bare(shipped("series"), Path(directory))
         off = shared | {"cache_bytes": 0}
         with shopcast(checkpoint, **off) as port:
-            capacity = _capacity(port)
+            capacity = capacity_of(port)
         print(f"closed loop: {capacity:.0f} series/s", flush=True)
         mine: dict[str, tuple[dict[str, Any], float]] = {
             "Shopcast, 1 process, no cache": (off, 0.0),
@@ -132,7 +132,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _capacity(port: int) -> float:
+def capacity_of(port: int) -> float:
     """Series a second of a closed loop with the same mix."""
     workload, rng = Workload(SEED), np.random.default_rng(SEED)
     parts = [_arrival(rng, workload, 0.0).parts[0] for _ in range(WARM)]
@@ -179,12 +179,12 @@ def _climb(
     """Every rate in turn. single: path of a peer that takes one series a request."""
     found = []
     for rate in (RATES[0], *RATES):  # the first warms up
-        arrivals = _arrivals(rate * capacity, seconds, seed=len(found), single=single)
+        arrivals = arrivals_at(rate * capacity, seconds, seed=len(found), single=single)
         arrivals = _repeated(arrivals, repeats)
-        began_cpu_s = _used()[0]
+        began_cpu_s = used()[0]
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            outcomes = runner.run(_offer(port, arrivals))
-        cpu_s, memory = _used()
+            outcomes = runner.run(offer(port, arrivals))
+        cpu_s, memory = used()
         found.append(_point(name, rate, arrivals, outcomes, seconds, cpu_s - began_cpu_s, memory))
         if len(found) > 1:
             print(json.dumps(asdict(found[-1])), flush=True)
@@ -200,7 +200,7 @@ def _arrival(
     return Arrival(at_s, tuple(requests(histories, path=path, each=1 if single else count)), count)
 
 
-def _arrivals(per_s: float, seconds: float, *, seed: int, single: str | None) -> list[Arrival]:
+def arrivals_at(per_s: float, seconds: float, *, seed: int, single: str | None) -> list[Arrival]:
     """Callers of a Poisson process who ask for per_s series a second in all."""
     rng, workload = np.random.default_rng((SEED, seed)), Workload(SEED + seed)
     pause_s = float(np.dot(COUNTS, SHARES)) / per_s
@@ -260,7 +260,7 @@ def _point(
 # --- callers
 
 
-async def _offer(port: int, arrivals: Sequence[Arrival]) -> list[tuple[float, str]]:
+async def offer(port: int, arrivals: Sequence[Arrival]) -> list[tuple[float, str]]:
     """Seconds from each arrival to its last answer, and the worst status among its parts."""
     pool = _Pool(port)
     began_s = time.perf_counter()
@@ -348,7 +348,7 @@ class _Connection(asyncio.Protocol):
 # --- the servers' processes
 
 
-def _used() -> tuple[float, float]:
+def used() -> tuple[float, float]:
     """CPU seconds and proportional memory in bytes of all processes that this one has started."""
     ticks = os.sysconf("SC_CLK_TCK")
     cpu_s = memory = 0.0

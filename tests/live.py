@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import uvicorn
 
+from app.api.shedding import HttpProtocol
 from app.db import migrate
 from app.main import create_app
 from app.registry import Loaded
@@ -20,7 +21,7 @@ def running(settings: Settings, networks: Mapping[str, Loaded] = NONE) -> Iterat
     """Its address, as http://127.0.0.1:PORT. networks: put into production once it runs."""
     migrate(settings.database)
     app = create_app(settings)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, http=HttpProtocol, log_config=None))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

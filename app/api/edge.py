@@ -17,13 +17,13 @@ from app.api.access import admit
 from app.api.bodies import is_empty
 from app.api.exchange import KEY, ClientGoneError, Exchange
 from app.api.problems import problem_of, unexpected
+from app.api.shedding import refuse_late
 from app.api.uploads import AROUND_BYTES, is_form
 from app.errors import (
     ForbiddenError,
     MalformedError,
     ShopcastError,
     TooLargeError,
-    UnavailableError,
     UnknownHostError,
     UnsupportedMediaError,
 )
@@ -43,7 +43,6 @@ ONCE = (
     b"content-length",
     b"origin",
 )
-LAG_SHARE, MOST_LAG_S = 0.25, 2.0  # of the deadline; that the event loop may be late
 log = structlog.get_logger(__name__)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:+/=-]{1,128}")
 _TYPE = re.compile(rb"application/json[ \t]*(;[ \t]*charset=\"?utf-8\"?[ \t]*)?", re.IGNORECASE)
@@ -59,7 +58,6 @@ class Edge:
         self._app, self._settings = app, settings
         self._hot = {route.path: route.endpoint for route in hot}
         self._hosts = _hosts(settings)
-        self._most_lag_s = min(LAG_SHARE * settings.timeout_ms / 1000, MOST_LAG_S)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -93,7 +91,7 @@ class Edge:
             self._check_body(scope, exchange.headers)
             hot = self._hot.get(scope["path"]) if scope["method"] == "POST" else None
             if hot is not None:
-                self._shed(exchange)
+                refuse_late(exchange.resources)
             await (hot or self._app)(scope, receive, exchange.send)
         except ClientGoneError:
             pass  # counted as such, since no answer left
@@ -101,15 +99,6 @@ class Edge:
             await problem_of(error, exchange.request_id)(scope, receive, exchange.send)
         except Exception as error:  # noqa: BLE001 - the outermost handler: the caller gets an answer
             await self._fail(scope, receive, exchange, error)
-
-    def _shed(self, exchange: Exchange) -> None:
-        """Refuse a prediction, unread, while the process is so far behind that it would be late."""
-        metrics = exchange.resources.metrics
-        late_s = metrics.lag_s()
-        if late_s > self._most_lag_s:
-            metrics.reject("queue_full")
-            msg = "the service is behind with its work"
-            raise UnavailableError(msg, reason="queue_full", retry_after_s=max(1.0, late_s))
 
     async def _fail(
         self, scope: Scope, receive: Receive, exchange: Exchange, error: Exception

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import resource
 import signal
@@ -12,7 +13,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from http.client import HTTPResponse
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -310,6 +312,67 @@ def test_far_too_much_work_is_refused_in_order(
             assert serves(client)
         assert own.metric("shopcast_queue_tasks") == 0
         assert own.resident_bytes() < before * 1.3 + 64 * 1024 * 1024
+
+
+def test_what_comes_while_the_process_is_behind_is_refused_unread_and_at_once(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    with serving(tmp_path, checkpoints, SHOPCAST_TIMEOUT_MS="1000") as own:
+        with httpx.Client(base_url=own.address, timeout=PATIENCE_S) as client:
+            assert serves(client)
+            raw = client.build_request("POST", "/predict/sales", json=BODY).read()
+        head = (
+            "POST /predict/sales HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Request-ID: mine\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(raw)}\r\n\r\n"
+        ).encode()
+        with ExitStack() as stack:
+            (whole,) = idle(own, 1, stack)
+            (parts,) = idle(own, 1, stack)
+            for connection in (whole, parts):  # is accepted, and kept alive
+                connection.sendall(head + raw)
+                assert answer_of(connection)[0] == 200
+            with halted(own):
+                whole.sendall(head + raw)
+                parts.sendall(head)
+                time.sleep(1)
+            began_s = time.monotonic()
+            status, headers, body = answer_of(whole)
+            assert status == 503
+            assert time.monotonic() - began_s < 5
+            assert body["detail"] == "the service is behind with its work"
+            assert body["request_id"] == headers["x-request-id"] == "mine"
+            assert int(headers["retry-after"]) >= 1
+            assert headers["x-content-type-options"] == "nosniff"
+            assert answer_of(parts)[0] == 503
+            parts.sendall(raw)  # the rest of what was refused is the beginning of nothing
+            time.sleep(1)
+            for connection in (whole, parts):
+                connection.sendall(head + raw)
+                assert answer_of(connection)[0] == 200
+        assert own.metric('shopcast_rejects_total{reason="queue_full"}') == 2
+
+
+@contextmanager
+def halted(service: Service) -> Iterator[None]:
+    """The serving process stands still."""
+    parent = service.process.pid
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    for child in children:
+        os.kill(int(child), signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for child in children:
+            os.kill(int(child), signal.SIGCONT)
+
+
+def answer_of(connection: socket.socket) -> tuple[int, dict[str, str], Any]:
+    """Status, headers and body of the next answer on a connection."""
+    connection.settimeout(PATIENCE_S)
+    response = HTTPResponse(connection, method="POST")
+    response.begin()
+    headers = {name.lower(): value for name, value in response.getheaders()}
+    return response.status, headers, json.loads(response.read())
 
 
 def test_no_admitted_request_is_lost_when_the_service_is_asked_to_end(

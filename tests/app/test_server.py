@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from app import server
+from app.api.shedding import HttpProtocol
 from app.auth import Keys
 from app.db import migrate, open_database
 from app.errors import ConfigurationError
@@ -128,7 +129,8 @@ async def test_a_second_signal_ends_the_drain(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = SimpleNamespace(state=SimpleNamespace(stopping=asyncio.Event()))
-    running = server._Server(app, settings.model_copy(update={"drain_s": 60.0}))
+    settings = settings.model_copy(update={"drain_s": 60.0})
+    running = server._Server(app, settings, HttpProtocol)
     running._loop = asyncio.get_running_loop()
     running.handle_exit(signal.SIGINT, None)
     running.handle_exit(signal.SIGTERM, None)  # the same Ctrl-C, by way of the parent
