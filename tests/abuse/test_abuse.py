@@ -309,7 +309,10 @@ def test_far_too_much_work_is_refused_in_order(
         assert told[200] > 0
         assert told[503] > 0
         with httpx.Client(base_url=own.address, timeout=5) as client:
-            assert serves(client)
+            until_s = time.monotonic() + PATIENCE_S
+            while not serves(client):  # it is behind for a moment longer
+                assert time.monotonic() < until_s
+                time.sleep(0.1)
         assert own.metric("shopcast_queue_tasks") == 0
         assert own.resident_bytes() < before * 1.3 + 64 * 1024 * 1024
 
