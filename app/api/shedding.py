@@ -31,18 +31,24 @@ _REQUEST_ID = re.compile(
 
 def refuse_late(resources: Resources) -> None:
     """Raise UnavailableError while the process is too far behind for a prediction."""
-    if _is_behind(resources):
+    error = _refusal_of(resources)
+    if error is not None:
         resources.metrics.reject("queue_full")
-        late_s = resources.metrics.lag_s()
-        msg = "the service is behind with its work"
-        raise UnavailableError(msg, reason="queue_full", retry_after_s=max(1.0, late_s))
+        raise error
 
 
-def _is_behind(resources: Resources) -> bool:
-    """Where work is being refused anyway, reading it must not make the refusals late."""
+def _refusal_of(resources: Resources) -> UnavailableError | None:
+    """What a prediction is refused with now, if it is.
+
+    Less is allowed where work is being refused anyway: reading it must not make the refusals late.
+    """
     share_s = LAG_SHARE * resources.settings.timeout_ms / 1000
     most_s = min(max(share_s, LEAST_LAG_S), MOST_LAG_S)
-    return resources.metrics.lag_s() > (FULL_LAG_S if resources.batcher.full else most_s)
+    late_s = resources.metrics.lag_s()
+    if late_s <= (FULL_LAG_S if resources.batcher.full else most_s):
+        return None
+    msg = "the service is behind with its work"
+    return UnavailableError(msg, reason="queue_full", retry_after_s=max(1.0, late_s))
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -71,7 +77,10 @@ class HttpProtocol(HttpToolsProtocol):
     def _refusal(self, data: bytes) -> bytes | None:
         """The answer to a whole request that is refused unread, if it is one."""
         resources: Resources | None = getattr(self.config.app.state, "resources", None)  # type: ignore[union-attr]
-        if resources is None or self._answering or not _is_behind(resources) or _told(resources):
+        if resources is None or self._answering or _told(resources):
+            return None
+        error = _refusal_of(resources)
+        if error is None:
             return None
         found, end = _PREDICTION.match(data), data.find(b"\r\n\r\n") + 4
         lengths = _LENGTH.findall(data, 0, end)
@@ -81,13 +90,10 @@ class HttpProtocol(HttpToolsProtocol):
             return None  # malformed, as the parser will find
         given = _REQUEST_ID.search(data, 0, end)
         request_id = given[1].decode() if given else os.urandom(16).hex()
-        try:
-            refuse_late(resources)
-        except UnavailableError as error:
-            route = found[1].decode()
-            resources.metrics.observe_http(route, method="POST", status=503, seconds=0.0)
-            return _rendered(problem_of(error, request_id), request_id)
-        return None
+        metrics = resources.metrics
+        metrics.reject("queue_full")
+        metrics.observe_http(found[1].decode(), method="POST", status=503, seconds=0.0)
+        return _rendered(problem_of(error, request_id), request_id)
 
     @property
     def _answering(self) -> bool:
