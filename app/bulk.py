@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from app.contents import EventContents, SeriesContents
+from app.customer_subject import load_customers
 from app.desk import Desk, Facts, Road, Steps, Told
 from app.errors import JobError
 from app.histories import History
@@ -21,7 +22,7 @@ from app.moments import Clock, Moment
 from app.periods import future_index
 from app.series_subject import load_series
 from app.settings import Settings
-from app.stores import Stores, job_threads, refusable
+from app.stores import Stores, refusable
 from models.base import FloatArray, Network, PurchaseTask, Series, SeriesTask
 from models.customers import context_of
 from models.seasonal import season_lengths
@@ -108,22 +109,10 @@ class _Bulk:
         yield from _parts(contents.shelf.spans(AT_ONCE, ROWS_AT_ONCE), contents.shelf.things, make)
 
     def _customers(self) -> Iterator[tuple[float, Callable[[], pa.Table]]]:
-        from models.events import EventsNetwork
-
         settings, details = self.desk.settings, self.job.details
         contents = self.stores.datasets.events(self.job.dataset_id or "")
         as_of = Clock().moment(details["as_of"]) if details["as_of"] else contents.until()
-        checkpoint = self._checkpoint()
-        network = refusable(
-            lambda: EventsNetwork.load(
-                checkpoint.directory,
-                base=checkpoint.base,
-                device=settings.device,
-                dtype="auto" if settings.dtype == "int8" else settings.dtype,
-                runtime=settings.runtime,
-                threads=job_threads(self.desk),
-            )
-        )
+        network = load_customers(self.desk, self._checkpoint())
         crowd = self._crowd(contents, as_of)
         context = context_of(crowd) if len(crowd) >= FEWEST_CUSTOMERS else None
         horizons = tuple(sorted(set(details["horizons_days"])))

@@ -36,7 +36,8 @@ from models.purchase_scores import judged
 from models.tuning import EventsTrainSettings
 
 if TYPE_CHECKING:
-    from models.events import EventsModel
+    from models.compress import Compressed
+    from models.events import EventsNetwork
     from models.gate import Verdict
     from models.stretch import Stretch
 
@@ -160,6 +161,13 @@ class CustomerSubject:
         facts: Facts = plain(asdict(trained))
         return facts | {"until": latest.isoformat(timespec="seconds")}
 
+    def quantize(self, parent: Checkpoint, to: Path) -> "Compressed":
+        """Write the parent as a network that computes in 8 bits."""
+        from models.compress_events import quantize_events
+
+        before = self.stretch.before
+        return refusable(lambda: quantize_events(parent.directory, before, to, base_of=parent.base))
+
     def judge(
         self, production: Checkpoint, candidate: Checkpoint, *, until: str | None
     ) -> "Verdict[Any]":
@@ -168,7 +176,7 @@ class CustomerSubject:
         from models.gate_events import judge_purchases, simulated_shops
 
         rivals = {PRODUCTION: production, CANDIDATE: candidate, SHIPPED: _shipped()}
-        networks = {name: _loaded(each) for name, each in rivals.items()}
+        networks = {name: load_customers(self._desk, each) for name, each in rivals.items()}
         counted = Counted(self._desk, 1 + len(networks))
         return refusable(
             lambda: judge_purchases(
@@ -196,7 +204,7 @@ class CustomerSubject:
             said += [] if found is None else [found]
             counted.done(name)
         for name, each in versions.items():
-            said.append(self.stretch.foretold(name, _loaded(each)))
+            said.append(self.stretch.foretold(name, load_customers(self._desk, each)))
             counted.done(name)
         scores = {each.name: standing(self.stretch, each) for each in said}
         for name, score in scores.items():
@@ -243,7 +251,18 @@ def _shipped() -> Checkpoint:
     return Checkpoint(shipped("purchase"), None)
 
 
-def _loaded(checkpoint: Checkpoint) -> "EventsModel":
-    from models.events import load_events
+def load_customers(desk: Desk, checkpoint: Checkpoint) -> "EventsNetwork":
+    """An events network as the service would answer by it. Raises JobError."""
+    from models.events import EventsNetwork
 
-    return refusable(lambda: load_events(checkpoint.directory, base=checkpoint.base)).model
+    settings = desk.settings
+    return refusable(
+        lambda: EventsNetwork.load(
+            checkpoint.directory,
+            base=checkpoint.base,
+            device=settings.device,
+            dtype=settings.dtype,
+            runtime=settings.runtime,
+            threads=job_threads(desk),
+        )
+    )

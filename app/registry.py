@@ -609,8 +609,7 @@ def _load_events(settings: Settings, directory: Path, base: Path | None) -> "Eve
             directory,
             base=base,
             device=settings.device,
-            # int8 is of the series network alone
-            dtype="auto" if settings.dtype == "int8" else settings.dtype,
+            dtype=settings.dtype,
             runtime=settings.runtime,
             threads=settings.cores,
         )

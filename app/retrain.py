@@ -7,7 +7,7 @@ in the last step alone, if it is still what the candidate was compared with.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import orjson
 import pandas as pd
@@ -23,6 +23,7 @@ from app.stores import Stores
 from app.versions import PRODUCTION, Checkpoint, Manifest, Version, Versions
 
 if TYPE_CHECKING:
+    from models.compress import Compressed
     from models.gate import Verdict
 
 VERDICT = "verdict.json"
@@ -47,6 +48,9 @@ class Subject(Protocol):
     def fine_tune(self, parent: Checkpoint, to: Path) -> Facts:
         """Write what the parent becomes by training; as `Fit` says. Raises JobError."""
 
+    def quantize(self, parent: Checkpoint, to: Path) -> "Compressed":
+        """Write the parent as a network that computes in 8 bits. Raises JobError."""
+
     def judge(
         self, production: Checkpoint, candidate: Checkpoint, *, until: str | None
     ) -> "Verdict[Any]":
@@ -56,9 +60,7 @@ class Subject(Protocol):
         """Scores by version and of what needs no network, and the whole of them for a file."""
 
 
-SubjectT = TypeVar("SubjectT", bound=Subject)
-
-Fit = Callable[["Retraining[SubjectT]"], Facts]
+Fit = Callable[["Retraining"], Facts]
 """Makes a candidate from the parent, into `made`; `until` and `whole` among its facts."""
 
 
@@ -71,18 +73,13 @@ def subject_of(desk: Desk, stores: Stores) -> Subject:
     )
 
 
-def road_by(fit: "Fit[SeriesSubject]", *, share: float) -> Road:
-    """A retraining of the series network with this way to a candidate; share: as in `_road`."""
+def road_by(fit: Fit, *, share: float) -> Road:
+    """A retraining with this way to a candidate. share: of the time that it takes to make it."""
 
     def steps(desk: Desk) -> Steps:
         stores = Stores(desk)
-        return Retraining(desk, stores, SeriesSubject(desk, stores), fit).steps()
+        return Retraining(desk, stores, subject_of(desk, stores), fit).steps()
 
-    return _road(steps, share=share)
-
-
-def _road(steps: Callable[[Desk], Steps], *, share: float) -> Road:
-    """share: of the time that it takes to make a candidate."""
     rest = 1 - share
     return Road(
         {
@@ -99,10 +96,10 @@ def _road(steps: Callable[[Desk], Steps], *, share: float) -> Road:
     )
 
 
-class Retraining(Generic[SubjectT]):
+class Retraining:
     """The steps from a dataset to a version of a network."""
 
-    def __init__(self, desk: Desk, stores: Stores, subject: SubjectT, fit: "Fit[SubjectT]") -> None:
+    def __init__(self, desk: Desk, stores: Stores, subject: Subject, fit: Fit) -> None:
         self.desk, self.job, self._fit = desk, desk.job, fit
         self.stores, self.subject = stores, subject
 
@@ -208,17 +205,12 @@ class Retraining(Generic[SubjectT]):
         return Checkpoint(self.made, None if whole else self.checkpoint("parent").directory)
 
 
-def _finetuning(desk: Desk) -> Steps:
-    stores = Stores(desk)
-    return Retraining(desk, stores, subject_of(desk, stores), _fine_tuned).steps()
-
-
-def _fine_tuned(work: Retraining[Subject]) -> Facts:
+def _fine_tuned(work: Retraining) -> Facts:
     """Train the parent further."""
     return work.subject.fine_tune(work.checkpoint("parent"), work.made)
 
 
-FINETUNE = _road(_finetuning, share=0.7)
+FINETUNE = road_by(_fine_tuned, share=0.7)
 
 
 def settled(job: Job, versions: Versions) -> State | None:

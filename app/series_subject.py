@@ -42,6 +42,7 @@ from models.backtest import (
 from models.tuning import TrainSettings
 
 if TYPE_CHECKING:
+    from models.compress import Compressed
     from models.gate import Verdict
     from models.series import SeriesNetwork
 
@@ -155,6 +156,14 @@ class SeriesSubject:
         note_trained(self._desk, trained)
         facts: Facts = plain(asdict(trained))
         return facts
+
+    def quantize(self, parent: Checkpoint, to: Path) -> "Compressed":
+        """Write the parent as a network that computes in 8 bits."""
+        from models.compress import quantize
+
+        return refusable(
+            lambda: quantize(parent.directory, self.records, self.plan, to, base_of=parent.base)
+        )
 
     def judge(
         self, production: Checkpoint, candidate: Checkpoint, *, until: str | None

@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         "auto",
         description="Arithmetic of networks; auto is bfloat16 on a GPU, else float32. "
-        "int8 is of the series network alone and needs runtime onnx.",
+        "int8 needs runtime onnx; auto is int8 on a CPU for a version that a quantize job made.",
     )
     runtime: Literal["auto", "torch", "onnx"] = Field(
         "auto",

@@ -14,7 +14,7 @@ from app.stores import Telling, job_threads, note_trained, refusable, told_of, t
 from models.tuning import TrainSettings
 
 
-def searched(work: Retraining[SeriesSubject]) -> Facts:
+def searched(work: Retraining) -> Facts:
     """Fine-tune by several settings, and keep what the validation windows like best."""
     from models.search import SearchProgress, SearchSettings, search
 
@@ -24,18 +24,20 @@ def searched(work: Retraining[SeriesSubject]) -> Facts:
         work.desk.tell(Told(min(1.0, share), told.step, told.training, told.validation))
 
     details, parent = dict(work.job.details), work.checkpoint("parent")
+    subject = work.subject
+    assert isinstance(subject, SeriesSubject)  # noqa: S101 - others are refused
     budget_s = details.pop("time_budget_s", None)  # of all trials together
     found = refusable(
         lambda: search(
             parent.directory,
-            work.subject.records,
-            work.subject.plan,
+            subject.records,
+            subject.plan,
             work.made,
             state=work.desk.state / "run",
             settings=SearchSettings(trials=details["trials"], budget_s=budget_s),
             train=train_settings(details, TrainSettings),
             base_of=parent.base,
-            earlier=[each.replayed() for each in work.subject.before],
+            earlier=[each.replayed() for each in subject.before],
             threads=job_threads(work.desk),
             told=tell,
         )
@@ -52,10 +54,12 @@ def searched(work: Retraining[SeriesSubject]) -> Facts:
     }
 
 
-def distilled(work: Retraining[SeriesSubject]) -> Facts:
+def distilled(work: Retraining) -> Facts:
     """Teach the parent what another version says of the records."""
     from models.compress import distill
 
+    subject = work.subject
+    assert isinstance(subject, SeriesSubject)  # noqa: S101 - others are refused
     student, teacher = work.checkpoint("parent"), work.checkpoint("teacher")
     if student.base is not None:
         number = work.desk.facts["split"]["parent"]
@@ -67,8 +71,8 @@ def distilled(work: Retraining[SeriesSubject]) -> Facts:
         lambda: distill(
             teacher.directory,
             student.directory,
-            work.subject.records,
-            work.subject.plan,
+            subject.records,
+            subject.plan,
             work.made,
             state=work.desk.state / "run",
             settings=train_settings(work.job.details, TrainSettings),
@@ -83,24 +87,13 @@ def distilled(work: Retraining[SeriesSubject]) -> Facts:
     return facts | {"child": plain(asdict(made.child)), "teacher": plain(asdict(made.parent))}
 
 
-def quantized(work: Retraining[SeriesSubject]) -> Facts:
+def quantized(work: Retraining) -> Facts:
     """Round the parent's weights to 8 bits."""
-    from models.compress import quantize
-
-    parent = work.checkpoint("parent")
-    made = refusable(
-        lambda: quantize(
-            parent.directory,
-            work.subject.records,
-            work.subject.plan,
-            work.made,
-            base_of=parent.base,
-        )
-    )
+    made = work.subject.quantize(work.checkpoint("parent"), work.made)
     child, before = made.child, made.parent
     work.desk.note(
         f"weights in {child.weight_bytes:,} bytes instead of {before.weight_bytes:,}; "
-        f"{child.rows_per_s:,.0f} series/s instead of {before.rows_per_s:,.0f}; "
+        f"{child.rows_per_s:,.0f} answers/s instead of {before.rows_per_s:,.0f}; "
         f"loss {child.loss:.4f} instead of {before.loss:.4f}"
     )
     facts: Facts = plain(asdict(made))

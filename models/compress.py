@@ -10,6 +10,7 @@ import json
 import shutil
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from models.backtest import Batch, Method, Plan, Record, network, run, task_of, windows_of
+from models.backtest import Method, Plan, Record, network, run, task_of, windows_of
 from models.base import ModelError
 from models.checkpoint import CONFIG, WEIGHTS, load_series
 from models.examples import until
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from models.checkpoint import SeriesCheckpoint
+    from models.events import EventsCheckpoint
+    from models.train_events import EventsTrained
+
 #: Rounds of timing, parent and child in turns; the first does not count.
 ROUNDS = 6
 
@@ -36,8 +41,9 @@ ROUNDS = 6
 @dataclass(frozen=True, slots=True)
 class Measured:
     """bytes: of the checkpoint's files. weight_bytes: of its weights in use, as 8 bits where the
-    arithmetic is. zeros: share of its weights. rows_per_s: series of a batch, answered each second.
-    loss: pinball in units of seasonal naive's error, before the gate's windows.
+    arithmetic is. zeros: share of its weights. rows_per_s: series or customers of a batch, answered
+    each second. loss: before what the gate judges by; pinball in units of seasonal naive's error,
+    of customers the log-loss.
     """
 
     bytes: int
@@ -53,7 +59,7 @@ class Compressed:
 
     child: Measured
     parent: Measured
-    trained: Trained | None
+    trained: Trained | EventsTrained | None
 
 
 def quantize(
@@ -71,18 +77,25 @@ def quantize(
     """
     del told  # it takes a second
     checkpoint = load_series(base, base=base_of)
+    write_eight_bits(checkpoint, out)
+    return measured(base, out, records, plan, base_of=base_of, trained=None)
+
+
+def write_eight_bits(checkpoint: SeriesCheckpoint | EventsCheckpoint, out: Path) -> None:
+    """Write a network so that it computes in 8 bits by itself, aside and then in place."""
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    weights = {k: v.to(torch.bfloat16) for k, v in checkpoint.model.state_dict().items()}
-    save_file(weights, part / WEIGHTS, metadata={"format": "pt"})
+    weights = checkpoint.model.state_dict()
+    halved = {k: v.to(torch.bfloat16) for k, v in checkpoint.model.named_parameters()}
+    kept = {k: halved.get(k, v).detach().contiguous() for k, v in weights.items()}
+    save_file(kept, part / WEIGHTS, metadata={"format": "pt"})
     options = checkpoint.options | {"dtype": "int8"}
     config = checkpoint.model.config.to_dict() | {"dtype": "bfloat16", "shopcast": options}
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     (part / CONFIG).write_text(text, encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     part.rename(out)
-    return measured(base, out, records, plan, base_of=base_of, trained=None)
 
 
 def prune(  # noqa: PLR0913 - as fine_tune
@@ -149,7 +162,10 @@ def measured(
     methods = [Method(name, network(one)) for name, one in zip(_NAMES, networks, strict=True)]
     scores = run(before, methods, test).scores
     batch = next(iter(windows_of(before, test)))
-    speeds = _speeds(networks, batch)
+    tasks = [task_of(window, batch.plan) for window in batch.windows[:64]]
+    if not tasks:
+        raise ModelError("no series can be forecast before the gate's windows")
+    speeds = speeds_of([partial(one.predict, tasks) for one in networks], len(tasks))
     found = []
     for name, directory, one, speed in zip(_NAMES, (parent, child), networks, speeds, strict=True):
         losses = [score.scaled_pinball for score in scores if score.method == name]
@@ -158,7 +174,7 @@ def measured(
         count = sum(weight.numel() for weight in values)
         found.append(
             Measured(
-                bytes=sum(file.stat().st_size for file in directory.iterdir() if file.is_file()),
+                bytes=bytes_of(directory),
                 weight_bytes=count * _WIDTHS[one.describe().dtype],
                 zeros=sum(int((weight == 0).sum()) for weight in values) / count,
                 rows_per_s=round(speed, 1),
@@ -172,15 +188,17 @@ _NAMES = ("parent", "child")
 _WIDTHS = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
-def _speeds(networks: Sequence[SeriesNetwork], batch: Batch) -> list[float]:
-    """Series a second of each, the median of rounds in which they take turns."""
-    tasks = [task_of(window, batch.plan) for window in batch.windows[:64]]
-    if not tasks:
-        raise ModelError("no series can be forecast before the gate's windows")
-    seconds: list[list[float]] = [[] for _ in networks]
+def speeds_of(answers: Sequence[Callable[[], object]], rows: int) -> list[float]:
+    """Rows a second of each that answers so many, the median of rounds in which they take turns."""
+    seconds: list[list[float]] = [[] for _ in answers]
     for _ in range(ROUNDS):
-        for one, took in zip(networks, seconds, strict=True):
+        for answer, took in zip(answers, seconds, strict=True):
             began = time.perf_counter()
-            one.predict(tasks)
+            answer()
             took.append(time.perf_counter() - began)
-    return [len(tasks) / median(took[1:]) for took in seconds]
+    return [rows / median(took[1:]) for took in seconds]
+
+
+def bytes_of(directory: Path) -> int:
+    """Of the files of a checkpoint."""
+    return sum(file.stat().st_size for file in directory.iterdir() if file.is_file())

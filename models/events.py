@@ -53,6 +53,7 @@ from models.placement import (
     DtypeName,
     RuntimeName,
     Threads,
+    asked,
     device_of,
     dtype_of,
     runtime_of,
@@ -321,11 +322,16 @@ class EventsDescription:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EventsCheckpoint:
-    """A verified events network, on the CPU, in float32, in evaluation mode."""
+    """A verified events network, on the CPU, in float32, in evaluation mode.
+
+    options: what the checkpoint, or an adapter's base, says of itself under `shopcast` in its
+    config.json.
+    """
 
     name: str
     model: EventsModel
     digest: str
+    options: dict[str, Any]
 
 
 class EventsNetwork:
@@ -339,6 +345,7 @@ class EventsNetwork:
         dtype: DtypeName = "auto",
         runtime: RuntimeName = "auto",
     ) -> None:
+        dtype = asked(dtype, checkpoint.options, device, runtime)
         self._runtime = runtime_of(runtime, device, dtype)
         self._device = device_of("cpu" if self._runtime == "onnx" else device)
         self._dtype = dtype_of(dtype, self._device)
@@ -394,6 +401,11 @@ class EventsNetwork:
             farthest_days=self._config.bin_edges[-1],
         )
 
+    @property
+    def length(self) -> int:
+        """Events of a customer that are read, the latest."""
+        return self._config.length
+
     def gpu_memory_bytes(self) -> int:
         """Memory that this process holds on the network's GPU; 0 on a CPU."""
         return torch.cuda.memory_reserved(self._device) if self._device.type == "cuda" else 0
@@ -418,8 +430,8 @@ class EventsNetwork:
         tokens = _tokens(tasks, self._config.length)
         try:
             with self._threads.counted():
-                curves = self._curves(tokens)
-                explanations = self._explanations(tasks, tokens)
+                curves = self.curves(tokens)
+                explanations = self._explanations(tasks, tokens, curves)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()  # a smaller batch needs what this one broke into pieces
             raise OutOfMemoryError(str(error)) from error
@@ -445,9 +457,11 @@ class EventsNetwork:
             from models.events_runtime import OnnxEvents  # noqa: PLC0415 - as in models.series
         except ImportError as error:
             raise without_packages(error) from error
-        return OnnxEvents(self._model, threads=self._threads.count)
+        int8 = self._dtype == torch.int8
+        return OnnxEvents(self._model, int8=int8, threads=self._threads.count)
 
-    def _curves(self, tokens: Tokens) -> Curves:
+    def curves(self, tokens: Tokens) -> Curves:
+        """What it says of tokens of `length` events at most. Raises NotFiniteError."""
         rows = len(tokens)
         bins = len(self._edges) - 1
         hazard, more, amount = np.empty((rows, bins)), np.empty((rows, bins)), np.empty(rows)
@@ -475,15 +489,18 @@ class EventsNetwork:
         return PART_TOKENS if self._device.type == "cpu" else 64 * PART_TOKENS
 
     def _explanations(
-        self, tasks: Sequence[PurchaseTask], tokens: Tokens
+        self, tasks: Sequence[PurchaseTask], tokens: Tokens, curves: Curves
     ) -> dict[int, Explanation]:
-        """By position; in single precision, so that contributions add up."""
+        """By position; in single precision, adding up to what was answered in any."""
         explanations = {}
         for i, task in enumerate(tasks):
             if task.explain_days is not None:
                 inputs = Inputs.of(tokens.take(np.array([i])), self._device)
                 count = len(task.customer.days_ago)
-                explanations[i] = explain(self._model, inputs, task.explain_days, events=count)
+                answered = _rows_of(curves, [i]).log_odds(task.explain_days)
+                explanations[i] = explain(
+                    self._model, inputs, task.explain_days, events=count, answered=answered
+                )
         return explanations
 
 
@@ -504,7 +521,8 @@ def load_events(directory: Path, *, base: Path | None = None) -> EventsCheckpoin
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
         raise CheckpointError(f"{CONFIG} does not describe a network: {error}") from error
     fill(model, read_tensors(files))
-    return EventsCheckpoint(directory.name, _still(model), digest_of([directory / CONFIG, *files]))
+    digest = digest_of([directory / CONFIG, *files])
+    return EventsCheckpoint(directory.name, _still(model), digest, _options(config))
 
 
 def _still(model: EventsModel) -> EventsModel:
@@ -523,7 +541,13 @@ def _load_adapter(directory: Path, base: Path) -> EventsCheckpoint:
         )
     root = load_events(base)
     model, digest = merged(root.model, directory, root.digest)
-    return EventsCheckpoint(directory.name, _still(model), digest)
+    return EventsCheckpoint(directory.name, _still(model), digest, root.options)
+
+
+def _options(config: EventsConfig) -> dict[str, Any]:
+    """What a config says under `shopcast`, which goes with it wherever it is saved."""
+    said = getattr(config, "shopcast", None)
+    return said if isinstance(said, dict) else {}
 
 
 def _read_config(directory: Path) -> EventsConfig:
@@ -614,6 +638,11 @@ class Curves:
 
     def purchases(self, days: FloatArray) -> FloatArray:
         return self.probability(days) + self._until(self.more, days)
+
+    def log_odds(self, days: float) -> float:
+        """Of a purchase within so many days, of the first row."""
+        gained = self._until(self.hazard, np.array([days]))[0, 0]
+        return float(gained + np.log(-np.expm1(-gained)))
 
     def mean_amount(self) -> FloatArray:
         """(rows,) of a purchase, NaN where no amount is known."""

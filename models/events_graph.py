@@ -22,7 +22,7 @@ from onnx import TensorProto
 from torch import nn
 
 from models.base import CheckpointError
-from models.graph import Graph
+from models.graph import TINY, Graph
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,26 +32,31 @@ if TYPE_CHECKING:
     from models.events import EventsModel
 
 NUMBERS = ("shop", "types", "items", "categories", "places", "positions")
+TABLE_STEPS = 127  # of 8 bits, from 0 to the largest number of a row
 WITHIN = 6.0  # deviations of a number of the context, as in the model
 
 
-def events_graph_of(model: EventsModel) -> bytes:
-    """A serialised ONNX model of a network on the CPU, in float32.
+def events_graph_of(model: EventsModel, *, int8: bool = False) -> bytes:
+    """A serialised ONNX model of a network on the CPU.
 
+    int8: products but for those of the head are of 8-bit integers, their weights scaled per column,
+    what they are applied to per token, and so the answer to a row moves with that row alone; tables
+    of embeddings are kept in 8 bits, scaled per row. The head, whose rounding moves answers most,
+    and what is between the products stay in float32.
     Raises CheckpointError for what cannot be written.
     """
-    return _Network(model).model()
+    return _Network(model, int8=int8).model()
 
 
 class _Network:
     """Writes the network into a graph. Hidden states are packed: (tokens, width)."""
 
-    def __init__(self, model: EventsModel) -> None:
+    def __init__(self, model: EventsModel, *, int8: bool) -> None:
         if model.encoder.config.hidden_activation != "gelu":
             raise CheckpointError(
                 "its activation is not gelu; set SHOPCAST_RUNTIME=torch to serve it"
             )
-        self._net, self._config = model, model.config
+        self._net, self._config, self._int8 = model, model.config, int8
         self._graph = graph = Graph()
         self._node = graph.node
         self._width = self._config.hidden_size
@@ -78,7 +83,7 @@ class _Network:
         }
         numbers = 2 * len(self._config.bin_edges) + 1
         return self._graph.model(
-            inputs, {"answer": ("rows", numbers)}, self._through(self._net.head, said)
+            inputs, {"answer": ("rows", numbers)}, self._through(self._net.head, said, exact=True)
         )
 
     # -- tokens ---------------------------------------------------------------------------------
@@ -102,10 +107,8 @@ class _Network:
 
     def _events(self) -> str:
         net = self._net
-        things = [
-            self._node("Gather", self._constant(table.weight), name)
-            for table, name in ((net.item, "items"), (net.category, "categories"))
-        ]
+        tables = ((net.item, "items"), (net.category, "categories"))
+        things = [self._looked_up(table.weight, name) for table, name in tables]
         thing = self._linear(self._node("Add", *things), net.thing)
         kind = self._node("Gather", self._constant(net.kind.weight), "types")
         event = self._node("Add", self._linear("events", net.event), kind)
@@ -185,19 +188,38 @@ class _Network:
         angles = np.arange(count, dtype=np.float32)[:, None] * rates.numpy()
         return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
-    def _through(self, parts: nn.Sequential, x: str) -> str:
+    def _through(self, parts: nn.Sequential, x: str, *, exact: bool = False) -> str:
         """Linear layers with GELU between them."""
         for part in parts:
-            x = self._linear(x, part) if isinstance(part, nn.Linear) else self._node("Gelu", x)
+            if isinstance(part, nn.Linear):
+                x = self._linear(x, part, exact=exact)
+            else:
+                x = self._node("Gelu", x)
         return x
 
-    def _linear(self, x: str, linear: nn.Linear) -> str:
-        return self._product(x, linear.weight, linear.bias)
+    def _linear(self, x: str, linear: nn.Linear, *, exact: bool = False) -> str:
+        return self._product(x, linear.weight, linear.bias, exact=exact)
 
-    def _product(self, x: str, weight: Tensor, bias: Tensor | None = None) -> str:
-        """x · weightᵀ of (n, in)."""
-        inputs = [x, self._graph.constant(weight.detach().numpy().T)]
-        return self._node("Gemm", *inputs, *([] if bias is None else [self._constant(bias)]))
+    def _product(
+        self, x: str, weight: Tensor, bias: Tensor | None = None, *, exact: bool = False
+    ) -> str:
+        """x · weightᵀ of (n, in); exact: not in integers, whatever the network is in."""
+        matrix, added = weight.detach().numpy().T, [] if bias is None else [self._constant(bias)]
+        if exact or not self._int8:
+            return self._node("Gemm", x, self._graph.constant(matrix), *added)
+        product = self._graph.integers(x, matrix)
+        return self._node("Add", product, *added) if added else product
+
+    def _looked_up(self, table: Tensor, rows: str) -> str:
+        """Rows of a table of embeddings."""
+        values = table.detach().numpy()
+        if not self._int8:
+            return self._node("Gather", self._graph.constant(values), rows)
+        scales = np.maximum(np.abs(values).max(axis=1, keepdims=True) / TABLE_STEPS, TINY)
+        kept = self._graph.constant(np.rint(values / scales).astype(np.int8))
+        steps = self._node("Cast", self._node("Gather", kept, rows), to=TensorProto.FLOAT)
+        scale = self._node("Gather", self._graph.constant(scales.astype(np.float32)), rows)
+        return self._node("Mul", steps, scale)
 
     def _normal(self, x: str, norm: nn.LayerNorm) -> str:
         inputs = [x, self._constant(norm.weight)]

@@ -1,6 +1,7 @@
 """An events network in ONNX Runtime, on a CPU.
 
-Invariant: an OnnxEvents answers as the EventsModel it is made from, up to rounding within 1e-5.
+Invariant: an OnnxEvents answers as the EventsModel it is made from, up to rounding, in float32
+within 1e-5 and in int8 within what 8 bits can tell.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ class OnnxEvents:
     Sessions have a fixed number of threads, as those of OnnxForward.
     """
 
-    def __init__(self, model: EventsModel, *, threads: int) -> None:
+    def __init__(self, model: EventsModel, *, int8: bool, threads: int) -> None:
         """Raises CheckpointError if the network cannot be written as a graph."""
-        graph = events_graph_of(model)
+        graph = events_graph_of(model, int8=int8)
         self._ahead, self._bins = 1 + model.config.shop_tokens, len(model.config.bin_edges)
         self._threads = threads
         self._single = session_of(graph, threads=1)

@@ -28,18 +28,21 @@ REFINED = 4 * STEPS  # where that many do not add up
 TOLERANCE = 0.02  # of the log-odds, spread over the contributions; beyond it the steps are refined
 
 
-def explain(model: EventsModel, inputs: Inputs, days: float, *, events: int) -> Explanation:
+def explain(
+    model: EventsModel, inputs: Inputs, days: float, *, events: int, answered: float
+) -> Explanation:
     """Contributions for the one row of `inputs`, to the log-odds of a purchase within `days`.
 
     events: how many the customer has; of those that the network did not read, the contribution is
-    0. The customer's events are oldest first.
+    0. The customer's events are oldest first. answered: the log-odds, from which the model's own
+    differ where the answer was computed in fewer bits.
     """
     path = _Path(model, inputs, days)
     shares = path.shares(STEPS)
     start, end = path.ends()
     if abs(end - start - float(sum(part.sum() for part in shares))) > TOLERANCE:
         shares = path.shares(REFINED)
-    query, shop, presence = _adding_up(shares, end - start)
+    query, shop, presence = _adding_up(shares, answered - start)
     traits = {name: float(query[part].sum()) for name, part in QUERY_GROUPS.items()}
     traits["shop"] += float(shop.sum())
     contributions = np.zeros(events)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from models.base import FloatArray
-    from models.events import EventsModel
+    from models.events import EventsModel, EventsNetwork
     from models.purchase_scores import PurchaseScores, Said
 
 SIMULATED_DAYS = (30.0, 90.0)
@@ -56,7 +56,7 @@ class Shops:
 def judge_purchases(  # noqa: PLR0913 - each is a thing of its own
     stretch: Stretch,
     first: pd.Timestamp,
-    networks: Mapping[str, EventsModel],
+    networks: Mapping[str, EventsModel | EventsNetwork],
     *,
     production: str = "production",
     candidate: str = "candidate",
@@ -133,12 +133,14 @@ def _simulated(seed: tuple[int, ...], customers: int, funnel: bool) -> Stretch:
             return Stretch.latest(shop, SIMULATED_DAYS, most=customers)
 
 
-def _answers(stretch: Stretch, networks: Mapping[str, EventsModel]) -> Iterator[Said]:
+def _answers(
+    stretch: Stretch, networks: Mapping[str, EventsModel | EventsNetwork]
+) -> Iterator[Said]:
     fitted = stretch.fitted(BG_NBD)
     if fitted is not None:
         yield fitted
-    for name, model in networks.items():
-        yield stretch.foretold(name, model)
+    for name, network in networks.items():
+        yield stretch.foretold(name, network)
 
 
 def _named(losses: FloatArray) -> Iterator[tuple[str, float]]:
@@ -163,9 +165,11 @@ def _worse_calibrated(ours: PurchaseStanding, theirs: PurchaseStanding, rules: R
     return [f"probabilities are {ours.ece:.1%} off what came, production's {theirs.ece:.1%}"]
 
 
-def _ratio(shops: Shops, production: EventsModel, candidate: EventsModel) -> float:
+def _ratio(
+    shops: Shops, production: EventsModel | EventsNetwork, candidate: EventsModel | EventsNetwork
+) -> float:
     before, after = (
-        sum(float(each.losses(each.foretold("", model)).sum()) for each in shops.stretches)
-        for model in (production, candidate)
+        sum(float(each.losses(each.foretold("", network)).sum()) for each in shops.stretches)
+        for network in (production, candidate)
     )
     return after / before if before > 0 else 1.0

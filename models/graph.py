@@ -75,6 +75,26 @@ class Graph:
         self._nodes.append(node)
         return names
 
+    def integers(self, x: str, matrix: NDArray[np.float32], *, positive: bool = False) -> str:
+        """x · matrix of (n, in) in 8-bit integers, each row of x by a scale of its own.
+
+        matrix: (in, out), its columns each by their scale. positive: that no value of x is below
+        zero.
+        """
+        scales = np.maximum(np.abs(matrix).max(axis=0) / WEIGHT_STEPS, TINY).astype(np.float32)
+        weights = self.constant(np.rint(matrix / scales).astype(np.int8))
+        steps, middle = (255, 0) if positive else (127, 128)
+        zero = self.constant(np.array(middle, dtype=np.uint8))
+        sizes = x if positive else self.node("Abs", x)
+        top = self.node("ReduceMax", sizes, self.whole(1), keepdims=0)
+        scale = self.node("Mul", top, self.constant(np.float32(1 / steps)))
+        scale = self.node("Add", scale, self.constant(np.float32(TINY)))
+        zeros = self.node("Expand", zero, self.node("Shape", scale))
+        quantised = self.node("QuantizeLinear", x, scale, zeros, axis=0)
+        inputs = (quantised, weights, self.constant(np.float32(1.0)), self.constant(scales), zero)
+        product = self.node("MatMulIntegerToFloat", *inputs, domain=CONTRIBUTED)
+        return self.node("Mul", product, self.node("Unsqueeze", scale, self.whole(1)))
+
     def choose(self, wanted: str, then: Callable[[], str], otherwise: Callable[[], str]) -> str:
         """What one of two branches gives; both may read all values made before."""
         branches = {"then_branch": self._branch(then), "else_branch": self._branch(otherwise)}
@@ -111,6 +131,11 @@ class Graph:
     def _name(self, kind: str) -> str:
         self._count += 1
         return f"{kind.lower()}_{self._count}"
+
+
+def weight_bytes_of(graph: bytes) -> int:
+    """Bytes of all constants of a serialised graph."""
+    return sum(len(each.raw_data) for each in onnx.load_from_string(graph).graph.initializer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,27 +369,11 @@ class _Network:
         """x · weightᵀ of (n, in); positive: that no value of x is below zero."""
         matrix = weight.numpy().T
         if int8:
-            return self._integers(x, matrix, positive=positive)
+            return self._graph.integers(x, matrix, positive=positive)
         inputs = [x, self._graph.constant(matrix)]
         if bias is not None:
             inputs.append(self._graph.constant(bias.numpy()))
         return self._node("Gemm", *inputs)
-
-    def _integers(self, x: str, matrix: NDArray[np.float32], *, positive: bool) -> str:
-        """A product of 8-bit integers, each row of x by a scale of its own."""
-        scales = np.maximum(np.abs(matrix).max(axis=0) / WEIGHT_STEPS, TINY).astype(np.float32)
-        weights = self._graph.constant(np.rint(matrix / scales).astype(np.int8))
-        steps, middle = (255, 0) if positive else (127, 128)
-        zero = self._graph.constant(np.array(middle, dtype=np.uint8))
-        sizes = x if positive else self._node("Abs", x)
-        top = self._node("ReduceMax", sizes, self._whole(1), keepdims=0)
-        scale = self._node("Mul", top, self._number(1 / steps))
-        scale = self._node("Add", scale, self._number(TINY))
-        zeros = self._node("Expand", zero, self._node("Shape", scale))
-        quantised = self._node("QuantizeLinear", x, scale, zeros, axis=0)
-        inputs = (quantised, weights, self._number(1.0), self._graph.constant(scales), zero)
-        product = self._node("MatMulIntegerToFloat", *inputs, domain=CONTRIBUTED)
-        return self._node("Mul", product, self._node("Unsqueeze", scale, self._whole(1)))
 
     # -- shapes ---------------------------------------------------------------------------------
 

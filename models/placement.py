@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from models.base import CheckpointError, SetupError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 DtypeName = Literal["auto", "float32", "bfloat16", "int8"]
@@ -23,6 +23,21 @@ RuntimeName = Literal["auto", "torch", "onnx"]
 #: Products a pass needs before a second thread gains more than it costs to wake it at each layer:
 #: about 16 rows of 512 points in a series network of 2 M parameters (with sleeping threads).
 PARALLEL_PRODUCTS = 1_000_000_000
+
+
+def asked(
+    dtype: DtypeName, options: Mapping[str, Any], device: DeviceName, runtime: RuntimeName
+) -> DtypeName:
+    """The arithmetic wanted; with auto what a checkpoint says of itself, where that can be.
+
+    options: of the checkpoint. Raises CheckpointError for an arithmetic that there is not.
+    """
+    said = options.get("dtype")
+    if said not in {None, "int8"}:
+        raise CheckpointError(f"shopcast.dtype must be int8 or absent, not {said!r}")
+    if said is None or dtype != "auto" or runtime == "torch":
+        return dtype
+    return "int8" if device_of(device).type == "cpu" else dtype
 
 
 def runtime_of(name: RuntimeName, device: DeviceName, dtype: DtypeName) -> Literal["torch", "onnx"]:

@@ -43,6 +43,7 @@ from models.placement import (
     DtypeName,
     RuntimeName,
     Threads,
+    asked,
     device_of,
     dtype_of,
     runtime_of,
@@ -101,7 +102,7 @@ class SeriesNetwork:
     ) -> None:
         """seasonal_adjustment, covariate_effects: None does what the checkpoint was trained for."""
         config = checkpoint.model.chronos_config
-        dtype = _asked(dtype, checkpoint.options, device, runtime)
+        dtype = asked(dtype, checkpoint.options, device, runtime)
         self._runtime = runtime_of(runtime, device, dtype)
         self._device = device_of("cpu" if self._runtime == "onnx" else device)
         self._dtype = dtype_of(dtype, self._device)
@@ -361,18 +362,6 @@ class SeriesNetwork:
         if self._device.type == "cpu":
             return tensor
         return tensor.pin_memory().to(self._device, non_blocking=True)
-
-
-def _asked(
-    dtype: DtypeName, options: dict[str, Any], device: DeviceName, runtime: RuntimeName
-) -> DtypeName:
-    """The arithmetic wanted; with auto what the checkpoint says of itself, where that can be."""
-    said = options.get("dtype")
-    if said not in {None, "int8"}:
-        raise CheckpointError(f"shopcast.dtype must be int8 or absent, not {said!r}")
-    if said is None or dtype != "auto" or runtime == "torch":
-        return dtype
-    return "int8" if device_of(device).type == "cpu" else dtype
 
 
 def _chosen(wanted: bool | None, options: dict[str, Any], name: str) -> bool:

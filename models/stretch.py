@@ -16,7 +16,7 @@ from models.base import FloatArray, ModelError
 from models.baselines_events import BetaGeo, ParetoNbd, summary_of
 from models.customers import context_of
 from models.cuts import Moment, cut_at
-from models.events import Curves, EventsModel, Inputs, parts_of
+from models.events import Curves, EventsModel, EventsNetwork, Inputs, parts_of
 from models.purchase_scores import Said, log_losses
 from models.tokens import Tokens, chosen, tokens_of
 
@@ -62,11 +62,16 @@ class Stretch:
         """(customers,) mean log-loss over the horizons."""
         return np.asarray(log_losses(said.probability, self.bought).mean(axis=1))
 
-    def foretold(self, name: str, model: EventsModel) -> Said:
-        """What a network says, as of the beginning."""
+    def foretold(self, name: str, network: EventsModel | EventsNetwork) -> Said:
+        """What a network says, as of the beginning; one that serves, as it serves."""
         some = chosen(self.before.crowd, self.rows, most_events=MOST_EVENTS)
         context = context_of(self.before.crowd)
-        curves = curves_of(model, tokens_at(self.before, some, context, length=model.config.length))
+        if isinstance(network, EventsNetwork):
+            tokens = tokens_at(self.before, some, context, length=network.length)
+            curves = network.curves(tokens)
+        else:
+            tokens = tokens_at(self.before, some, context, length=network.config.length)
+            curves = curves_of(network, tokens)
         return Said(name, curves.probability(self.horizons), curves.purchases(self.horizons))
 
     def fitted(self, name: str) -> Said | None:

@@ -28,9 +28,6 @@ NOT_DONE: dict[tuple[Kind, str], str] = {
     ("distill", "purchase"): (
         "the network comes in one size, which has nothing larger to learn from; ask for finetune"
     ),
-    ("quantize", "purchase"): (
-        "the network takes 9 MB, of which there is little to save; it serves as it is"
-    ),
 }
 #: Words that a model has no use for, and what to say in their place.
 NOT_OF: dict[str, dict[str, str]] = {
@@ -138,6 +135,7 @@ class QuantizeRequest(_Words):
     dataset_id: DatasetId
     prediction_length: Horizon = None
     origins: Origins = 2
+    horizons_days: HorizonsDays = None
     parent: Version = "production"
     promote: Promote = "manual"
     margin: float = Field(0.0, ge=-1, lt=1, description="Below zero, the loss that is accepted.")

@@ -19,6 +19,7 @@ from app.stores import Stores
 from app.versions import Manifest
 from models.base import EVENT_TYPES
 from models.checkpoint import shipped
+from models.events import EventsNetwork
 from models.synth.customers import ShopSettings, simulate
 from tests.app.test_retrain import Shop
 
@@ -156,3 +157,20 @@ def test_versions_are_scored_into_a_file(shop: Shop, dataset: str) -> None:
         ("Pareto/NBD", 7),
     ]
     assert len(found["scores"]) == 6
+
+
+def test_eight_bits_wait_for_a_person_and_serve(shop: Shop, dataset: str) -> None:
+    words = {"parent": 2, "margin": -0.5, "horizons_days": [20, 60]}
+    job = shop.done(dataset, kind="quantize", **words)
+    assert (job.state, job.error) == ("awaiting_promotion", None)
+    fit, number = job.facts["fit"], job.facts["register"]["version"]
+    assert fit["child"]["weight_bytes"] < 0.35 * fit["parent"]["weight_bytes"]
+    assert fit["child"]["loss"] == pytest.approx(fit["parent"]["loss"], rel=0.01)
+    assert job.facts["score"]["candidate"]["log_loss"] == pytest.approx(
+        job.facts["score"]["shipped"]["log_loss"], rel=0.01
+    )
+    assert "answers/s instead of" in diary.read(shop.files(job))
+    checkpoint = shop.versions.checkpoint_of("purchase", number)
+    network = EventsNetwork.load(checkpoint.directory, checkpoint.base, device="cpu")
+    assert network.describe().dtype == "int8"
+    assert shop.versions.get("purchase", number).manifest.source == "quantize"

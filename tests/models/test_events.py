@@ -67,9 +67,12 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("events") / "tiny")
 
 
-@pytest.fixture(scope="module", params=["onnx", "torch"])
+@pytest.fixture(scope="module", params=["onnx", "torch", "int8"])
 def network(request: pytest.FixtureRequest, directory: Path) -> EventsNetwork:
-    return EventsNetwork.load(directory, device="cpu", runtime=request.param, threads=1)
+    ways: dict[str, Any] = {"runtime": request.param}
+    if request.param == "int8":
+        ways = {"dtype": "int8"}
+    return EventsNetwork.load(directory, device="cpu", threads=1, **ways)
 
 
 def customer(seed: int, events: int) -> Customer:

@@ -98,9 +98,6 @@ def test_what_cannot_be_done_for_purchases_is_told(place: Place) -> None:
     assert "horizons_days" in refused(horizons_days=[0])
     assert "a finetune chooses its number of steps itself" in refused(kind="search")
     assert "the network comes in one size" in refused(kind="distill", teacher=1)
-    job = {"kind": "quantize", "model": "purchase", "dataset_id": JOB["dataset_id"]}
-    response = place.client.post("/jobs", json=job)
-    assert "it serves as it is" in response.json()["detail"]
 
 
 def test_a_key_makes_one_job_of_two_requests(place: Place) -> None:
