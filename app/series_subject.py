@@ -21,6 +21,7 @@ from app.stores import (
     Stores,
     Telling,
     job_threads,
+    note_smaller,
     note_trained,
     refusable,
     train_settings,
@@ -155,6 +156,21 @@ class SeriesSubject:
         )
         note_trained(self._desk, trained)
         facts: Facts = plain(asdict(trained))
+        return facts | self.pruned(parent, to)
+
+    def pruned(self, parent: Checkpoint, made: Path) -> Facts:
+        """Size, speed and loss of what was pruned beside its parent's; nothing if it was not."""
+        from models.compress import measured
+
+        if not train_settings(self._desk.job.details, TrainSettings).sparsity:
+            return {}
+        found = refusable(
+            lambda: measured(
+                parent.directory, made, self.records, self.plan, base_of=parent.base, trained=None
+            )
+        )
+        note_smaller(self._desk, found)
+        facts: Facts = plain({"child": asdict(found.child), "parent": asdict(found.parent)})
         return facts
 
     def quantize(self, parent: Checkpoint, to: Path) -> "Compressed":

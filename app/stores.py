@@ -18,6 +18,7 @@ from models.recipe import settings_of
 from models.tuning import TrainProgress
 
 if TYPE_CHECKING:
+    from models.compress import Compressed
     from models.train_events import EventsTrained
     from models.tuning import Trained
 
@@ -75,6 +76,18 @@ def note_trained(desk: Desk, trained: "Trained | EventsTrained") -> None:
     desk.note(
         f"{trained.steps} of {trained.steps_done} steps kept, {trained.trained:,} of "
         f"{trained.parameters:,} weights trained; validation {before:.4f} to {after:.4f}"
+    )
+
+
+def note_smaller(desk: Desk, made: "Compressed") -> None:
+    """Say in the log what a network that was made smaller costs and saves."""
+    child, before = made.child, made.parent
+    desk.note(
+        f"{child.zeros:.0%} of the weights are zero instead of {before.zeros:.0%}; weights in "
+        f"{child.weight_bytes:,} bytes instead of {before.weight_bytes:,}, files packed in "
+        f"{child.packed_bytes:,} instead of {before.packed_bytes:,}; {child.rows_per_s:,.0f} "
+        f"answers/s instead of {before.rows_per_s:,.0f}; loss {child.loss:.4f} instead of "
+        f"{before.loss:.4f}"
     )
 
 

@@ -10,7 +10,15 @@ from app.errors import JobError
 from app.plain import plain
 from app.retrain import Retraining, road_by
 from app.series_subject import SeriesSubject
-from app.stores import Telling, job_threads, note_trained, refusable, told_of, train_settings
+from app.stores import (
+    Telling,
+    job_threads,
+    note_smaller,
+    note_trained,
+    refusable,
+    told_of,
+    train_settings,
+)
 from models.tuning import TrainSettings
 
 
@@ -44,7 +52,7 @@ def searched(work: Retraining) -> Facts:
     )
     work.desk.note(f"{found.finished} trials ended, {found.pruned} were cut short: {found.chosen}")
     note_trained(work.desk, found.trained)
-    facts: Facts = plain(asdict(found.trained))
+    facts: Facts = plain(asdict(found.trained)) | subject.pruned(parent, work.made)
     return facts | {
         "search": {
             "chosen": plain(found.chosen),
@@ -90,12 +98,7 @@ def distilled(work: Retraining) -> Facts:
 def quantized(work: Retraining) -> Facts:
     """Round the parent's weights to 8 bits."""
     made = work.subject.quantize(work.checkpoint("parent"), work.made)
-    child, before = made.child, made.parent
-    work.desk.note(
-        f"weights in {child.weight_bytes:,} bytes instead of {before.weight_bytes:,}; "
-        f"{child.rows_per_s:,.0f} answers/s instead of {before.rows_per_s:,.0f}; "
-        f"loss {child.loss:.4f} instead of {before.loss:.4f}"
-    )
+    note_smaller(work.desk, made)
     facts: Facts = plain(asdict(made))
     return facts | {"whole": True, "until": None}
 

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.compress import Compressed, Measured, bytes_of, speeds_of, write_eight_bits
+from models.compress import (
+    Compressed,
+    Measured,
+    bytes_of,
+    packed_of,
+    speeds_of,
+    write_eight_bits,
+)
 from models.customers import context_of
 from models.events import EventsNetwork, load_events
 from models.events_graph import events_graph_of
@@ -71,6 +78,7 @@ def _measured(
     graph = events_graph_of(model, int8=network.describe().dtype == "int8")
     return Measured(
         bytes=bytes_of(directory),
+        packed_bytes=packed_of(directory),
         weight_bytes=weight_bytes_of(graph),
         zeros=zeros / count,
         rows_per_s=round(speed, 1),

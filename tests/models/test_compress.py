@@ -50,6 +50,9 @@ def test_pruned_weights_stay_zero_while_the_rest_learns(
     parts = (tiny_checkpoint, shop(), PLAN, tmp_path / "out")
     found = prune(*parts, state=tmp_path / "state", settings=settings)
     assert found.child.zeros > found.parent.zeros + 0.2
+    assert found.child.weight_bytes == found.parent.weight_bytes
+    assert found.child.packed_bytes < 0.9 * found.parent.packed_bytes
+    assert found.child.bytes > 0.99 * found.parent.bytes
     model = load_series(tmp_path / "out").model
     query = model.encoder.block[0].layer[0].self_attention.q.weight
     assert float((query == 0).float().mean()) == pytest.approx(0.6, abs=0.01)
