@@ -40,7 +40,7 @@ Key = Annotated[
 JobId = Annotated[str, typer.Argument(help="Of the job.", metavar="ID")]
 Dataset = Annotated[str, typer.Option(help="The dataset, as in ds_…", metavar="ID")]
 Method = Annotated[
-    str | None, typer.Option(help="lora, full, head, adalora or ia3.", metavar="NAME")
+    str | None, typer.Option(help="lora, full, head, adalora, ia3 or adapter.", metavar="NAME")
 ]
 Horizon = Annotated[int | None, typer.Option(help="Periods to forecast.", min=1, max=1024)]
 Steps = Annotated[int | None, typer.Option(help="Steps of training at most.", min=1)]

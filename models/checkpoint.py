@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch.nn import Embedding, Module
 
 from models.base import CheckpointError
+from models.bottleneck import BOTTLENECK, bottleneck_weights, give_bottlenecks, width_of
 
 ModelT = TypeVar("ModelT", bound=Module)
 
@@ -66,7 +67,7 @@ def shipped(name: str) -> Path:
 
 
 def load_series(directory: Path, *, base: Path | None = None) -> SeriesCheckpoint:
-    """Read a Chronos-2 checkpoint, or a LoRA adapter on top of its base.
+    """Read a Chronos-2 checkpoint, or an adapter on top of its base: of peft, or bottlenecks.
 
     base: the base checkpoint of an adapter; by default the directory `base` inside it. What the
     adapter's own config says of its base is ignored. Options are those of the adapter's config.json
@@ -79,10 +80,12 @@ def load_series(directory: Path, *, base: Path | None = None) -> SeriesCheckpoin
         return _load_adapter(directory, base or directory / BASE_DIRECTORY)
     config, raw = _read_config(directory)
     files = weight_files(directory)
-    model = _build(config)
+    model, options = _build(config), _options(raw)
+    if BOTTLENECK in options:
+        give_bottlenecks(model, _width(CONFIG, options))
     fill(model, read_tensors(files))
     digest = digest_of([directory / CONFIG, *files])
-    return SeriesCheckpoint(directory.name, model.eval(), digest, _options(raw))
+    return SeriesCheckpoint(directory.name, model.eval(), digest, options)
 
 
 def save_random(directory: Path, configuration: str, *, seed: int = 0) -> Path:
@@ -161,12 +164,42 @@ def _load_adapter(directory: Path, base: Path) -> SeriesCheckpoint:
             f"{BASE_DIRECTORY!r} inside it, or name it by SHOPCAST_SERIES_BASE"
         )
     root = load_series(base)
-    model, digest = merged(root.model, directory, root.digest)
-    if not (directory / CONFIG).exists():
-        return SeriesCheckpoint(directory.name, model.eval(), digest, root.options)
-    own = hashlib.sha256((directory / CONFIG).read_bytes()).hexdigest()
-    digest = hashlib.sha256(f"{digest}:{own}".encode()).hexdigest()
-    return SeriesCheckpoint(directory.name, model.eval(), digest, _options(_json(directory)))
+    said = _json(directory, ADAPTER_CONFIG)
+    adapt = _with_bottlenecks if BOTTLENECK in said else merged
+    model, digest = adapt(root.model, directory, root.digest)
+    options = root.options
+    if (directory / CONFIG).exists():
+        own = hashlib.sha256((directory / CONFIG).read_bytes()).hexdigest()
+        digest = hashlib.sha256(f"{digest}:{own}".encode()).hexdigest()
+        options = _options(_json(directory, CONFIG))
+    width = width_of(model)
+    options |= {} if width is None else {BOTTLENECK: width}
+    return SeriesCheckpoint(directory.name, model.eval(), digest, options)
+
+
+def _with_bottlenecks(
+    model: Chronos2Model, directory: Path, digest: str
+) -> tuple[Chronos2Model, str]:
+    """The model with the bottlenecks of a directory, and the digest of both."""
+    width = _width(ADAPTER_CONFIG, _json(directory, ADAPTER_CONFIG))
+    give_bottlenecks(model, width)
+    if width_of(model) != width:
+        raise CheckpointError(
+            f"adapter does not fit its base: it is {width} wide, its base's are {width_of(model)}"
+        )
+    own, found = bottleneck_weights(model), read_tensors([directory / ADAPTER_WEIGHTS])
+    if other := sorted(found.keys() & (model.state_dict().keys() - own.keys())):
+        raise CheckpointError(f"adapter holds weights of its base, as {other[0]}")
+    fill(model, {k: v for k, v in model.state_dict().items() if k not in own} | found)
+    files = digest_of([directory / ADAPTER_CONFIG, directory / ADAPTER_WEIGHTS])
+    return model, hashlib.sha256(f"{digest}:{files}".encode()).hexdigest()
+
+
+def _width(file: str, said: dict[str, Any]) -> int:
+    width = said[BOTTLENECK]
+    if type(width) is not int or width < 1:
+        raise CheckpointError(f"{file}: {BOTTLENECK} must be a whole number from 1 on")
+    return width
 
 
 def merged(model: ModelT, directory: Path, digest: str) -> tuple[ModelT, str]:
@@ -190,13 +223,13 @@ def merged(model: ModelT, directory: Path, digest: str) -> tuple[ModelT, str]:
     return whole, hashlib.sha256(f"{digest}:{own}".encode()).hexdigest()
 
 
-def _json(directory: Path) -> dict[str, Any]:
+def _json(directory: Path, name: str) -> dict[str, Any]:
     try:
-        raw = json.loads((directory / CONFIG).read_text())
+        raw = json.loads((directory / name).read_text())
     except FileNotFoundError:
-        raise CheckpointError(f"checkpoint has no {CONFIG}") from None
+        raise CheckpointError(f"checkpoint has no {name}") from None
     except ValueError as error:
-        raise CheckpointError(f"{CONFIG} is not JSON: {error}") from error
+        raise CheckpointError(f"{name} is not JSON: {error}") from error
     return raw if isinstance(raw, dict) else {}
 
 
@@ -207,7 +240,7 @@ def _options(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_config(directory: Path) -> tuple[Chronos2CoreConfig, dict[str, Any]]:
-    raw = _json(directory)
+    raw = _json(directory, CONFIG)
     if "chronos_config" not in raw:
         raise CheckpointError(f"{CONFIG} has no chronos_config: not a Chronos-2 checkpoint")
     if raw.get("architectures") != ["Chronos2Model"]:

@@ -3,6 +3,8 @@
 Invariant: equal to `Chronos2Model.forward` up to rounding, for rows of any mix of groups, while
 no row's answer depends on a row of another group.
 
+Where a network has bottlenecks (models/bottleneck.py) they are applied to what each part says.
+
 What is done less: the last layer is computed for the forecast patches alone; queries, keys and
 values are one product; norm weights are folded into the product that follows; and attention over
 a group of one row, whose weights are all 1, is one product with o·v.
@@ -13,12 +15,15 @@ and the answer is a sinh of what the last layer says.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from chronos.chronos2.layers import MHA, ResidualBlock
 from chronos.chronos2.model import Chronos2Model
 from torch import Tensor
 from torch.nn import functional
+
+from models.bottleneck import Bottleneck, bottleneck_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,12 +147,13 @@ class Block:
         """dtype: of the products of the feed-forward network."""
         time, group, feed = block.layer  # type: ignore[misc]  # a ModuleList of three
         self._net = net
-        self.time = Attention(time.self_attention, time.layer_norm.weight, net)
-        self.group = Attention(group.self_attention, group.layer_norm.weight, net)
+        self.time = Attention(time, net)
+        self.group = Attention(group, net)
         norm = feed.layer_norm.weight
         self.up = net.place(feed.mlp.wi.weight * norm, dtype)
         self.down = net.place(feed.mlp.wo.weight, dtype)
         self.activation = feed.mlp.act
+        self.narrow = Narrow.of(feed, net)
 
     def __call__(
         self,
@@ -165,7 +171,7 @@ class Block:
             kept = None if mask is None else mask[:, -keep:]
             hidden = self._over_groups(hidden, kept, groups)
         inner = functional.linear(self._net.normalise(hidden).to(self.up.dtype), self.up)
-        return hidden + functional.linear(self.activation(inner), self.down)
+        return hidden + _through(self.narrow, functional.linear(self.activation(inner), self.down))
 
     def _over_time(
         self, hidden: Tensor, mask: Tensor | None, rotation: tuple[Tensor, Tensor], *, keep: int
@@ -198,7 +204,9 @@ class Block:
 class Attention:
     """The four products of an attention layer, the norm before it folded in."""
 
-    def __init__(self, attention: MHA, norm: Tensor, net: Forward) -> None:
+    def __init__(self, layer: Any, net: Forward) -> None:  # noqa: ANN401 - chronos has no types
+        attention: MHA = layer.self_attention
+        norm = layer.layer_norm.weight
         q, k, v = (
             layer.weight.double() * norm.double()
             for layer in (attention.q, attention.k, attention.v)
@@ -208,6 +216,7 @@ class Attention:
         self.qkv = net.place(torch.cat((q, k, v)))
         self.o = net.place(o)
         self.ov = net.place(o @ v)
+        self.narrow = Narrow.of(layer, net)
 
     def project(self, normal: Tensor, *, keep: int) -> tuple[Tensor, Tensor, Tensor]:
         """(…, tokens, d) → queries of the last `keep` tokens, keys and values of all."""
@@ -220,11 +229,34 @@ class Attention:
         return query, key, value
 
     def out(self, mixed: Tensor) -> Tensor:
-        return functional.linear(mixed, self.o)
+        return _through(self.narrow, functional.linear(mixed, self.o))
 
     def alone(self, normal: Tensor) -> Tensor:
         """Attention of a row to itself alone: o(v(x))."""
-        return functional.linear(normal, self.ov)
+        return _through(self.narrow, functional.linear(normal, self.ov))
+
+
+class Narrow:
+    """A bottleneck, in single precision whatever the rest is in."""
+
+    def __init__(self, module: Bottleneck, net: Forward) -> None:
+        self.down, self.down_bias = net.place(module.down.weight), net.place(module.down.bias)
+        self.up, self.up_bias = net.place(module.up.weight), net.place(module.up.bias)
+
+    @classmethod
+    def of(cls, layer: object, net: Forward) -> "Narrow | None":
+        """That of a part of a block."""
+        found = bottleneck_of(layer)
+        return None if found is None else cls(found, net)
+
+    def __call__(self, said: Tensor) -> Tensor:
+        said = said.float()
+        inner = functional.relu(functional.linear(said, self.down, self.down_bias))
+        return said + functional.linear(inner, self.up, self.up_bias)
+
+
+def _through(narrow: Narrow | None, said: Tensor) -> Tensor:
+    return said if narrow is None else narrow(said)
 
 
 class Residual:

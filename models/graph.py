@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from models.base import CheckpointError
-from models.forward import Attention, Block, Forward, Residual
+from models.forward import Attention, Block, Forward, Narrow, Residual
 
 OPSET = 23  # the first with attention, rotary embedding and RMS norm
 CONTRIBUTED = "com.microsoft"  # ONNX Runtime's own operators
@@ -277,6 +277,7 @@ class _Network:
         hidden = self._node("Add", hidden, change)
         normal = self._normal(hidden)
         alone = self._product(normal, block.group.ov, int8=int8)
+        alone = self._through(block.group.narrow, alone)
         hidden = self._graph.choose(
             self._grouped,
             lambda: self._node(
@@ -285,7 +286,8 @@ class _Network:
             lambda: self._node("Add", hidden, alone),
         )
         inner = self._node("Relu", self._product(self._normal(hidden), block.up, int8=int8))
-        return self._node("Add", hidden, self._product(inner, block.down, int8=int8, positive=True))
+        change = self._product(inner, block.down, int8=int8, positive=True)
+        return self._node("Add", hidden, self._through(block.narrow, change))
 
     def _over_time(
         self, attention: Attention, normal: str, every: _Tokens, *, kept: _Tokens, int8: bool
@@ -302,7 +304,8 @@ class _Network:
             key, value = self._graph.parts("Split", 2, both, axis=2, num_outputs=2)
         query, key = self._rotate(query, kept.positions), self._rotate(key, every.positions)
         mixed = self._attend(query, key, value, kept.mask)
-        return self._product(self._flat(mixed, self._inner), attention.o, int8=int8)
+        change = self._product(self._flat(mixed, self._inner), attention.o, int8=int8)
+        return self._through(attention.narrow, change)
 
     def _over_groups(
         self, attention: Attention, normal: str, alone: str, kept: _Tokens, *, int8: bool
@@ -317,6 +320,7 @@ class _Network:
         query, key, value = self._graph.parts("Split", 3, projected, axis=2, num_outputs=3)
         mixed = self._attend(query, key, value, self._members(kept, members))
         mixed = self._product(self._flat(mixed, self._inner), attention.o, int8=int8)
+        mixed = self._through(attention.narrow, mixed)
         shape = self._node("Concat", n_groups, kept.count, members, self._whole(self._d), axis=0)
         mixed = self._node("Transpose", self._reshape(mixed, shape), perm=[0, 2, 1, 3])
         shape = self._node("Concat", self._whole(-1), kept.count, self._whole(self._d), axis=0)
@@ -354,6 +358,13 @@ class _Network:
         inner = self._product(x, residual.hidden, bias=residual.hidden_bias)
         out = self._product(self._node("Relu", inner), residual.out, bias=residual.bias)
         return self._node("Add", out, self._product(x, residual.skip))
+
+    def _through(self, narrow: Narrow | None, said: str) -> str:
+        """(n, d), by a bottleneck where there is one: so little that it is never in 8 bits."""
+        if narrow is None:
+            return said
+        inner = self._node("Relu", self._product(said, narrow.down, bias=narrow.down_bias))
+        return self._node("Add", said, self._product(inner, narrow.up, bias=narrow.up_bias))
 
     # -- products -------------------------------------------------------------------------------
 

@@ -228,8 +228,9 @@ def build_network(settings: PretrainSettings) -> Chronos2Model:
 def arrange(model: Chronos2Model) -> None:
     """Let batches of groups that are alike take the short way that `answer_of` tells them of."""
     for block in model.encoder.block:
-        attention = _GroupAttention(model.config)
-        attention.load_state_dict(block.layer[1].state_dict())
+        attention, before = _GroupAttention(model.config), block.layer[1]
+        for name in ("self_attention", "layer_norm", "dropout"):
+            setattr(attention, name, getattr(before, name))
         block.layer[1] = attention
 
 

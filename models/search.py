@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Settings of which several are trained anyway, whatever is said of the others.
 RANKS = (2, 4, 8, 16)
+#: Methods that have a rank.
+RANKED = frozenset({"lora", "adalora", "adapter"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +195,7 @@ class _Hunt:
             "learning_rate": trial.suggest_float("learning_rate", rate / 10, rate * 10, log=True),
             "steps": trial.suggest_categorical("steps", _around(train.steps)),
         }
-        if train.method in {"lora", "adalora"}:
+        if train.method in RANKED:
             found["rank"] = trial.suggest_categorical("rank", sorted({*RANKS, train.rank}))
         if self.settings.contexts:
             found["context"] = trial.suggest_categorical("context", self.settings.contexts)
@@ -208,7 +210,7 @@ class _Hunt:
             self.study.enqueue_trial(trial.params)
         if not self.study.get_trials(deepcopy=False):
             first: dict[str, Any] = {"learning_rate": self.train.rate, "steps": self.train.steps}
-            if self.train.method in {"lora", "adalora"}:
+            if self.train.method in RANKED:
                 first["rank"] = self.train.rank
             self.study.enqueue_trial(first)
 

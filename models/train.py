@@ -32,7 +32,8 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.utils.logging import disable_progress_bar
 
 from models.base import ModelError
-from models.checkpoint import CONFIG, WEIGHTS
+from models.bottleneck import BOTTLENECK, Bottleneck, bottleneck_weights, give_bottlenecks, width_of
+from models.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, WEIGHTS
 from models.lessons import Earlier, Lessons
 from models.pretrain import Batch, answer_of, arrange, draw_batch
 from models.tuning import OPTIMIZERS, Trained, TrainProgress, TrainSettings
@@ -51,7 +52,9 @@ __all__ = ["Earlier", "TrainProgress", "TrainSettings", "Trained", "fine_tune"]
 logger = logging.getLogger(__name__)
 
 #: Methods whose result is an adapter; AdaLoRA's, of a rank for each layer, is merged instead.
-_ADAPTERS = {"lora", "ia3"}
+_ADAPTERS = {"lora", "ia3", "adapter"}
+#: Methods of our own, in which the network stays the class that it is.
+_OWN = {"full", "head", "adapter"}
 #: Where adapters go: attention and feed-forward of the encoder, and the layers at its ends.
 _ENDS = r"(input|output)_patch_embedding\.(hidden|output|residual)_layer"
 TARGETS = rf"(.*self_attention\.(q|k|v|o))|(.*mlp\.(wi|wo))|({_ENDS})"
@@ -78,7 +81,7 @@ def fine_tune(  # noqa: PLR0913 - each is a thing of its own
     """Train on what lies before the plan's windows, and write a checkpoint directory to `out`.
 
     base: the checkpoint to begin from; base_of: its own base if it is an adapter. An adapter is
-    written for lora and ia3 on a whole base, else a whole checkpoint. state: where the run
+    written for lora, ia3 and adapter on a whole base, else a whole checkpoint. state: where the run
     is kept to go on from; the same call goes on where it was. told: called after each part of a
     step, and may raise to stop. teacher: a network whose quantiles are learned as well. Raises
     ModelError for records that are too few or too short, and for a state that is of another run.
@@ -98,9 +101,12 @@ def fine_tune(  # noqa: PLR0913 - each is a thing of its own
 
 def adapted(model: Chronos2Model, settings: TrainSettings, *, steps: int) -> Any:  # noqa: ANN401
     """The network, a PeftModel or a Chronos2Model, with what is trained free, the rest frozen."""
-    if settings.method in {"full", "head"}:
+    if settings.method == "adapter":
+        give_bottlenecks(model, settings.rank)
+    if settings.method in _OWN:
         model.requires_grad_(settings.method == "full")
-        model.output_patch_embedding.requires_grad_(True)
+        for module in _freed(model, settings.method):
+            module.requires_grad_(True)
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = settings.dropout
@@ -129,6 +135,13 @@ def adapted(model: Chronos2Model, settings: TrainSettings, *, steps: int) -> Any
     with warnings.catch_warnings():  # peft reads an attribute by its older name
         warnings.simplefilter("ignore", FutureWarning)
         return get_peft_model(model, kinds[settings.method]())
+
+
+def _freed(model: Chronos2Model, method: str) -> list[torch.nn.Module]:
+    """What is trained whatever is not."""
+    if method == "adapter":
+        return [module for module in model.modules() if isinstance(module, Bottleneck)]
+    return [model.output_patch_embedding]
 
 
 def loss_of(model: Any, batch: Batch, settings: TrainSettings) -> Tensor:  # noqa: ANN401
@@ -403,7 +416,7 @@ class _Tuner:
     def _whole(self) -> Chronos2Model:
         """A copy of the network as it is, what was trained within its weights."""
         copied = copy.deepcopy(self.model)
-        if self.settings.method in {"full", "head"}:
+        if self.settings.method in _OWN:
             return copied
         return copied.merge_and_unload()
 
@@ -447,18 +460,24 @@ class _Tuner:
         self._write_config(directory)
 
     def _write_adapter(self, directory: Path) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self.model.save_pretrained(str(directory), safe_serialization=True)
-        (directory / "README.md").unlink(missing_ok=True)
+        if self.settings.method == "adapter":
+            save_file(_plain(bottleneck_weights(self.model)), directory / ADAPTER_WEIGHTS)
+            _write(directory / ADAPTER_CONFIG, {BOTTLENECK: width_of(self.model)})
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.model.save_pretrained(str(directory), safe_serialization=True)
+            (directory / "README.md").unlink(missing_ok=True)
         self._write_config(directory)
 
     def _write_config(self, directory: Path) -> None:
         checkpoint = self.lessons.checkpoint
         config = checkpoint.model.config.to_dict()
-        options = checkpoint.options
+        options = dict(checkpoint.options)
         if self.standing.calibration is not None:
-            options = options | {"calibration": self.standing.calibration}
+            options |= {"calibration": self.standing.calibration}
+        if self.settings.method == "adapter":
+            options |= {BOTTLENECK: width_of(self.model)}
         config |= {"dtype": "float32", "shopcast": options}
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         (directory / CONFIG).write_text(text, encoding="utf-8")

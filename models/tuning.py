@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 #: What is trained, and of how much of the network.
-METHODS = ("lora", "full", "head", "adalora", "ia3")
+METHODS = ("lora", "full", "head", "adalora", "ia3", "adapter")
 #: Methods that this architecture has no place for, and why.
 IMPOSSIBLE = {
     "prefix": "its attention takes no keys and values from outside",
@@ -25,7 +25,7 @@ LOSSES = ("quantile", "mse", "mae", "huber")
 SPACES = ("network", "values")
 OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
 #: The learning rate of each method where none is asked for.
-RATES = {"lora": 5e-4, "adalora": 2e-3, "ia3": 1e-2, "head": 1e-3, "full": 3e-4}
+RATES = {"lora": 5e-4, "adalora": 2e-3, "ia3": 1e-2, "head": 1e-3, "full": 3e-4, "adapter": 1e-3}
 SCHEDULES = ("constant", "linear", "cosine")
 #: The same of the events network.
 EVENT_METHODS = ("lora", "full", "head")
@@ -44,20 +44,21 @@ TRACKERS = ("tensorboard", "wandb", "mlflow")
 class TrainSettings:
     """How the network is fine-tuned; each field can be left as it is.
 
-    method: of METHODS. rank: of LoRA and AdaLoRA. steps: at most; how many are kept is chosen on
-    `validation` windows of the plan's horizon before the gate's, every `look_every` steps, and
-    `patience` looks without a better one end the run; `judged` series at most. rows: of a step,
-    targets and covariates. learning_rate: None for that of RATES. loss: of LOSSES, the last three
-    of the median; space: of SPACES, where errors are counted. optimizer, schedule: of OPTIMIZERS
-    and SCHEDULES, after `warmup` of the run. average: of the exponential mean of the weights that
-    is judged and kept, 0 for none. recent: how much later moments are preferred, 1 for not at all.
-    augment: of AUGMENTATIONS. replay: share of the steps spent on other data than the shop's, so
-    that nothing is forgotten: on earlier records where some are given, else on synthetic series.
-    sparsity: share of the weights of the matrices, the smallest, that stay zero (full alone).
-    teaching: share of the loss that is the distance to a teacher's quantiles, where there is one.
-    context: periods of history at most, None for what the network takes. dtype: "float32" or
-    "bfloat16" products. budget_s: seconds of work. memory_bytes: what weights, their moments and a
-    step may take. report_to: as in pretraining, or "auto" for TensorBoard where that is installed.
+    method: of METHODS. rank: of LoRA and AdaLoRA, and how wide bottlenecks are. steps: at most; how
+    many are kept is chosen on `validation` windows of the plan's horizon before the gate's, every
+    `look_every` steps, and `patience` looks without a better one end the run; `judged` series at
+    most. rows: of a step, targets and covariates. learning_rate: None for that of RATES. loss: of
+    LOSSES, the last three of the median; space: of SPACES, where errors are counted. optimizer,
+    schedule: of OPTIMIZERS and SCHEDULES, after `warmup` of the run. average: of the exponential
+    mean of the weights that is judged and kept, 0 for none. recent: how much later moments are
+    preferred, 1 for not at all. augment: of AUGMENTATIONS. replay: share of the steps spent on
+    other data than the shop's, so that nothing is forgotten: on earlier records where some are
+    given, else on synthetic series. sparsity: share of the weights of the matrices, the smallest,
+    that stay zero (full alone). teaching: share of the loss that is the distance to a teacher's
+    quantiles, where there is one. context: periods of history at most, None for what the network
+    takes. dtype: "float32" or "bfloat16" products. budget_s: seconds of work. memory_bytes: what
+    weights, their moments and a step may take. report_to: as in pretraining, or "auto" for
+    TensorBoard where that is installed.
     """
 
     method: str = "lora"

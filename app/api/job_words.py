@@ -92,7 +92,8 @@ class FinetuneRequest(_Words):
     """Train a version further on a dataset, and let it serve if it proves better.
 
     Further fields are settings of the training: `method` (`lora`, `full`, `head`, and of sales
-    `adalora` and `ia3`), `steps`, `learning_rate`, `rank`, `seed` and the others of docs/models.md.
+    `adalora`, `ia3` and `adapter`), `steps`, `learning_rate`, `rank`, `seed` and the others of
+    docs/models.md.
     """
 
     model_config = ConfigDict(extra="allow")

@@ -247,6 +247,38 @@ def test_a_version_learns_from_a_larger_one(shop: Shop) -> None:
     assert fit["whole"]
 
 
+def test_what_zeros_bring_is_told_beside_the_parent(shop: Shop) -> None:
+    words = QUICK | {"steps": 4, "look_every": 4, "method": "full", "sparsity": 0.7}
+    job = shop.done(shop.dataset(sales()), **words, prediction_length=7, promote="never", parent=1)
+    assert (job.state, job.error) == ("succeeded", None)
+    child, parent = (job.facts["fit"][name] for name in ("child", "parent"))
+    assert child["zeros"] > parent["zeros"] + 0.2
+    assert child["packed_bytes"] < 0.9 * parent["packed_bytes"]
+    assert child["weight_bytes"] == parent["weight_bytes"]
+    assert {"rows_per_s", "loss", "bytes"} <= set(child)
+    assert f"packed in {child['packed_bytes']:,} instead of" in diary.read(shop.files(job))
+
+
+def test_an_adapter_serves_from_a_job(shop: Shop) -> None:
+    dataset = shop.dataset(sales())
+    parent = shop.versions.register("sales", shipped("series"), Manifest("shipped"))
+    words = QUICK | {"steps": 4, "look_every": 4, "method": "adapter", "prediction_length": 7}
+    job = shop.done(dataset, **words, parent=parent)
+    assert (job.state, job.error) == ("succeeded", None)
+    assert job.facts["gate"]["accepted"], job.facts["gate"]
+    fit, number = job.facts["fit"], job.facts["register"]["version"]
+    assert (fit["method"], fit["whole"]) == ("adapter", False)
+    assert fit["trained"] < 0.03 * fit["parameters"]
+    alias = shop.versions.alias("sales")
+    assert alias is not None
+    assert alias.version == number
+    assert shop.versions.get("sales", number).manifest.base == parent
+    said = shop.done(dataset, kind="predict", prediction_length=7)
+    assert (said.state, said.error) == ("succeeded", None)
+    assert said.facts["read"]["version"] == number
+    shop.versions.rollback("sales", actor="test")
+
+
 def test_eight_bits_wait_for_a_person(shop: Shop) -> None:
     dataset = shop.dataset(sales())
     parent = shop.versions.register("sales", shipped("series"), Manifest("shipped"))

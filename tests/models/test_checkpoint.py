@@ -12,8 +12,11 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from models.base import CheckpointError
-from models.checkpoint import load_series, save_random
+from models.bottleneck import bottleneck_weights, give_bottlenecks
+from models.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_series, save_random
 from models.series import SeriesNetwork
+
+FIRST = "encoder.block.0.layer.0.dropout.down.bias"
 
 
 @pytest.fixture
@@ -166,6 +169,55 @@ def test_an_adapter_is_served_with_the_base_beside_it(adapter: Path, tiny_checkp
 def test_an_adapter_without_base_says_where_to_put_it(adapter: Path) -> None:
     with pytest.raises(CheckpointError, match="SHOPCAST_SERIES_BASE"):
         SeriesNetwork.load(adapter)
+
+
+@pytest.fixture
+def bottlenecks(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """Bottleneck adapters that say something."""
+    model = load_series(tiny_checkpoint).model
+    give_bottlenecks(model, 3)
+    weights = bottleneck_weights(model)
+    directory = tmp_path / "narrow"
+    directory.mkdir()
+    save_file({k: torch.ones_like(w) for k, w in weights.items()}, directory / ADAPTER_WEIGHTS)
+    (directory / ADAPTER_CONFIG).write_text('{"bottleneck": 3}')
+    return directory
+
+
+def test_bottlenecks_are_served_on_their_base(bottlenecks: Path, tiny_checkpoint: Path) -> None:
+    served = SeriesNetwork.load(bottlenecks, base=tiny_checkpoint)
+    bare = SeriesNetwork.load(tiny_checkpoint)
+    assert served.fingerprint != bare.fingerprint
+    more = served.describe().parameters - bare.describe().parameters
+    assert more == 6 * (2 * 32 * 3 + 3 + 32)
+    assert load_series(bottlenecks, base=tiny_checkpoint).options == {"bottleneck": 3}
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "reason"),
+    [
+        ('{"bottleneck": "3"}', {}, "adapter_config.json: bottleneck must be a whole number"),
+        ('{"bottleneck": 4}', {}, "has shape"),
+        ('{"bottleneck": 3}', {"shared.weight": torch.ones(2, 32)}, "holds weights of its base"),
+        ('{"bottleneck": 3}', {"encoder.other": torch.ones(1)}, "1 unknown tensors"),
+        ('{"bottleneck": 3}', {FIRST: None}, "lack 1 tensors"),
+        ('{"bottleneck": 3}', {FIRST: torch.full((3,), torch.nan)}, "NaN or infinity"),
+        ("{", {}, "adapter_config.json is not JSON"),
+    ],
+)
+def test_bottlenecks_that_do_not_fit_are_refused(
+    config: str,
+    change: dict[str, torch.Tensor | None],
+    reason: str,
+    bottlenecks: Path,
+    tiny_checkpoint: Path,
+) -> None:
+    (bottlenecks / ADAPTER_CONFIG).write_text(config)
+    weights = load_file(bottlenecks / ADAPTER_WEIGHTS) | change
+    kept = {name: weight for name, weight in weights.items() if weight is not None}
+    save_file(kept, bottlenecks / ADAPTER_WEIGHTS)
+    with pytest.raises(CheckpointError, match=reason):
+        SeriesNetwork.load(bottlenecks, base=tiny_checkpoint)
 
 
 def test_a_pickled_adapter_is_refused(adapter: Path, tiny_checkpoint: Path) -> None:

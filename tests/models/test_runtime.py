@@ -1,5 +1,6 @@
 """ONNX Runtime answers what torch answers, and no neighbour moves an answer."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from models.base import Covariate, FloatArray, Series, SeriesTask, SetupError
+from models.bottleneck import BOTTLENECK, bottleneck_weights, give_bottlenecks
 from models.checkpoint import QUANTILES, load_series, save_random, shipped
 from models.forward import Forward, Groups
 from models.runtime import OnnxForward
@@ -69,13 +72,31 @@ KINDS: dict[str, Callable[[int], list[SeriesTask]]] = {
 }
 
 
-@pytest.fixture(scope="module", params=["shipped", "tiny", "chronos-2-small"])
+def with_bottlenecks(directory: Path) -> Path:
+    """A checkpoint as the shipped one, with adapters that say something, written whole."""
+    checkpoint = load_series(shipped("series"))
+    give_bottlenecks(checkpoint.model, 8)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        for weight in bottleneck_weights(checkpoint.model).values():
+            weight.normal_(std=0.1)
+    directory.mkdir()
+    save_file(checkpoint.model.state_dict(), directory / "model.safetensors")
+    config = json.loads((shipped("series") / "config.json").read_text())
+    config["shopcast"][BOTTLENECK] = 8
+    (directory / "config.json").write_text(json.dumps(config))
+    return directory
+
+
+@pytest.fixture(scope="module", params=["shipped", "tiny", "chronos-2-small", "bottlenecks"])
 def runtimes(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[SeriesNetwork, SeriesNetwork]:
     """One checkpoint in torch and in ONNX Runtime."""
     directory = shipped("series")
-    if request.param != "shipped":
+    if request.param == "bottlenecks":
+        directory = with_bottlenecks(tmp_path_factory.mktemp("runtimes") / "network")
+    elif request.param != "shipped":
         directory = save_random(tmp_path_factory.mktemp("runtimes") / "network", request.param)
     return (
         SeriesNetwork.load(directory, runtime="torch"),
@@ -118,9 +139,33 @@ def check_equal(runtimes: tuple[SeriesNetwork, SeriesNetwork], tasks: list[Serie
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["float32", "int8"])
-def forward(request: pytest.FixtureRequest) -> OnnxForward:
-    made = Forward(load_series(shipped("series")).model, device=CPU, dtype=torch.float32)
+def forward(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> OnnxForward:
+    directory = with_bottlenecks(tmp_path_factory.mktemp("forward") / "network")
+    made = Forward(load_series(directory).model, device=CPU, dtype=torch.float32)
     return OnnxForward(made, int8=request.param, threads=1)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_bottlenecks_are_applied_as_the_library_s_network_does(
+    grouped: bool, tmp_path: Path
+) -> None:
+    model = load_series(with_bottlenecks(tmp_path / "network")).model
+    context = torch.from_numpy(RNG.normal(size=(3, 96)).astype(np.float32))
+    groups = torch.tensor([0, 0, 1] if grouped else [0, 1, 2])
+    with torch.inference_mode():
+        plain = model(context, group_ids=groups, num_output_patches=2).quantile_preds
+        _, scale = model.instance_norm(context)
+        normal, _ = model.instance_norm(context, scale)
+        ours = Forward(model, device=CPU, dtype=torch.float32)(
+            normal,
+            torch.full((3, 32), torch.nan),
+            groups=pairs([(0, 1)], single=[2]) if grouped else None,
+            n_patches=2,
+        )
+    restored = model.instance_norm.inverse(ours.flatten(1), scale).view(plain.shape)
+    torch.testing.assert_close(restored, plain, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("grouped", [False, True])

@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from models.backtest import Method, Plan, Record, network, run
 from models.base import Covariate, ModelError
+from models.bottleneck import width_of
 from models.checkpoint import load_series
 from models.examples import Examples, Shape, until
 from models.pretrain import arrange, quantile_loss
@@ -131,7 +133,7 @@ def test_every_method_learns_and_what_it_writes_serves(
     assert trained.scores["tuned"] < trained.scores["zero_shot"]
     assert trained.steps > 0
     assert (trained.trained < trained.parameters) == (method != "full")
-    assert trained.whole == (method not in {"lora", "ia3"})
+    assert trained.whole == (method not in {"lora", "ia3", "adapter"})
     again = validation_score(out, around_checkpoint, records)
     assert again == pytest.approx(trained.scores["tuned"], rel=1e-4)
 
@@ -178,7 +180,7 @@ def stop_at(step: int) -> Callable[[TrainProgress], None]:
     return told
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", ["lora", "full", "adapter"])
 def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
     method: str, around_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -195,7 +197,7 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
     )
     assert min(steps) >= 5
     assert resumed.scores == pytest.approx(whole.scores, rel=1e-6)
-    name = "adapter_model.safetensors" if method == "lora" else "model.safetensors"
+    name = "model.safetensors" if method == "full" else "adapter_model.safetensors"
     assert len(list(state.glob("checkpoint-*"))) == 1
     assert (out / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
@@ -254,20 +256,53 @@ def test_other_data_is_replayed(around_checkpoint: Path, tmp_path: Path) -> None
         assert trained.steps_done == 4
 
 
-def test_an_adapter_is_tuned_further_as_a_whole(around_checkpoint: Path, tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    fine_tune(around_checkpoint, shop(), PLAN, first, state=tmp_path / "a", settings=QUICK)
+@pytest.mark.parametrize(
+    ("before", "method"), [("lora", "lora"), ("adapter", "adapter"), ("adapter", "lora")]
+)
+def test_an_adapter_is_tuned_further_as_a_whole(
+    before: str, method: str, around_checkpoint: Path, tmp_path: Path
+) -> None:
+    first, second, records = tmp_path / "first", tmp_path / "second", shop(seed=2)
+    fine_tune(
+        around_checkpoint,
+        shop(),
+        PLAN,
+        first,
+        state=tmp_path / "a",
+        settings=replace(QUICK, method=before),
+    )
     trained = fine_tune(
         first,
-        shop(seed=2),
+        records,
         PLAN,
         second,
         state=tmp_path / "b",
-        settings=QUICK,
+        settings=replace(QUICK, method=method, rank=2),
         base_of=around_checkpoint,
     )
     assert trained.whole
-    SeriesNetwork.load(second)
+    assert trained.scores["tuned"] < trained.scores["zero_shot"]
+    assert width_of(load_series(second).model) == (4 if before == "adapter" else None)
+    again = validation_score(second, around_checkpoint, records)
+    assert again == pytest.approx(trained.scores["tuned"], rel=1e-4)
+
+
+def test_bottlenecks_begin_as_nothing_and_are_small(
+    around_checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = replace(QUICK, method="adapter", steps=1, look_every=1, learning_rate=1e-12)
+    out = tmp_path / "out"
+    parts = (around_checkpoint, shop(), PLAN, out)
+    trained = fine_tune(*parts, state=tmp_path / "state", settings=settings)
+    assert trained.scores["tuned"] == pytest.approx(trained.scores["zero_shot"], rel=1e-3)
+    assert trained.trained == 6 * (2 * 32 * 4 + 4 + 32)  # parts × (down and up, their biases)
+    assert set(load_file(out / "adapter_model.safetensors")) == {
+        f"encoder.block.{block}.layer.{layer}.dropout.{kind}.{part}"
+        for block in range(2)
+        for layer in range(3)
+        for kind in ("down", "up")
+        for part in ("weight", "bias")
+    }
 
 
 def unseen(values: FloatArray, start: int, end: int) -> FloatArray:
