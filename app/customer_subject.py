@@ -4,10 +4,10 @@ Invariant: nothing of the latest stretch is known to who is fitted, and all who 
 the same customers in it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,19 +33,22 @@ from models import cuts
 from models.base import PURCHASE
 from models.customers import Population
 from models.purchase_scores import judged
-from models.tuning import EventsTrainSettings
+from models.tuning import EventsTrainSettings, TrainProgress
 
 if TYPE_CHECKING:
     from models.compress import Compressed
     from models.events import EventsNetwork
     from models.gate import Verdict
+    from models.search import Searched, SearchProgress, SearchSettings
     from models.stretch import Stretch
+    from models.train_events import EventsTrained
 
 #: Days held out where none are asked for: at most, and of all days.
 LONGEST_DAYS, SHARE = 90, 0.25
 FEWEST_DAYS = 7
 MOST_JUDGED = 10_000  # customers; of more a fair sample
 SHIPPED = "shipped"
+TRAINED = frozenset({"finetune", "search", "distill"})  # kinds whose words say how to train
 
 
 class CustomerSubject:
@@ -92,7 +95,7 @@ class CustomerSubject:
 
     def read(self) -> Facts:
         """What there is. Raises JobError if it is too little."""
-        count, least = len(self.shop.crowd), self._settings.least_customers
+        count, least = len(self.shop.crowd), self._settings().least_customers
         if count < least:
             raise JobError(
                 f"the dataset {self.dataset.id} has {count} customers; at least {least} are needed "
@@ -141,23 +144,43 @@ class CustomerSubject:
 
     def fine_tune(self, parent: Checkpoint, to: Path) -> Facts:
         """Train the parent further on what was known before the stretch."""
-        from models.train_events import fine_tune
+        state, settings = self._desk.state / "run", self._settings()
+        told = Telling(self._desk)
+        trained = refusable(lambda: self._tuned(parent, settings, to, state, told))
+        return self.told(trained, parent, to)
 
-        before = self.stretch.before
-        trained = refusable(
-            lambda: fine_tune(
-                parent.directory,
-                before,
+    def search(
+        self,
+        parent: Checkpoint,
+        to: Path,
+        asked: "SearchSettings",
+        told: "Callable[[SearchProgress], None]",
+    ) -> "Searched[EventsTrained]":
+        """Train the parent further by several settings."""
+        from models.search import search
+        from models.train_events import EventsTrained
+
+        return refusable(
+            lambda: search(
+                partial(self._tuned, parent),
                 to,
                 state=self._desk.state / "run",
-                settings=self._settings,
-                base_of=parent.base,
-                threads=job_threads(self._desk),
-                told=Telling(self._desk),
+                train=self._settings(budget=False),
+                kind=EventsTrained,
+                settings=asked,
+                told=told,
             )
         )
+
+    def told(
+        self,
+        trained: "EventsTrained",
+        parent: Checkpoint,  # noqa: ARG002 - as of series
+        made: Path,  # noqa: ARG002 - as of series
+    ) -> Facts:
+        """Note what came of a training."""
         note_trained(self._desk, trained)
-        latest = self._first - timedelta(days=float(before.crowd.days_ago.min()))
+        latest = self._first - timedelta(days=float(self.stretch.before.crowd.days_ago.min()))
         facts: Facts = plain(asdict(trained))
         return facts | {"until": latest.isoformat(timespec="seconds")}
 
@@ -213,11 +236,32 @@ class CustomerSubject:
         whole = {"dataset_id": self.dataset.id, "scores": [asdict(each) for each in verdicts]}
         return plain({name: asdict(each) for name, each in scores.items()}), plain(whole)
 
-    @property
-    def _settings(self) -> EventsTrainSettings:
+    def _tuned(
+        self,
+        parent: Checkpoint,
+        settings: EventsTrainSettings,
+        to: Path,
+        state: Path,
+        told: Callable[[TrainProgress], None],
+    ) -> "EventsTrained":
+        from models.train_events import fine_tune
+
+        return fine_tune(
+            parent.directory,
+            self.stretch.before,
+            to,
+            state=state,
+            settings=settings,
+            base_of=parent.base,
+            threads=job_threads(self._desk),
+            told=told,
+        )
+
+    def _settings(self, *, budget: bool = True) -> EventsTrainSettings:
+        """As the job asks for. budget: whether its time is that of one training."""
         job = self._desk.job
-        details = job.details if job.kind == "finetune" else {}
-        return train_settings(details, EventsTrainSettings)
+        details = job.details if job.kind in TRAINED else {}
+        return train_settings(details, EventsTrainSettings, budget=budget)
 
     @property
     def _first(self) -> datetime:
@@ -230,7 +274,7 @@ class CustomerSubject:
 
     def _refuse_little(self) -> None:
         """Raise JobError if too little lies before the stretch."""
-        before, least = self.stretch.before, self._settings
+        before, least = self.stretch.before, self._settings()
         if before.span < least.least_days:
             raise JobError(
                 f"the dataset {self.dataset.id} has events of {self.shop.span:.0f} days; "

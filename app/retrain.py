@@ -25,6 +25,7 @@ from app.versions import PRODUCTION, Checkpoint, Manifest, Version, Versions
 if TYPE_CHECKING:
     from models.compress import Compressed
     from models.gate import Verdict
+    from models.search import Searched, SearchProgress, SearchSettings
 
 VERDICT = "verdict.json"
 
@@ -47,6 +48,23 @@ class Subject(Protocol):
 
     def fine_tune(self, parent: Checkpoint, to: Path) -> Facts:
         """Write what the parent becomes by training; as `Fit` says. Raises JobError."""
+
+    def search(
+        self,
+        parent: Checkpoint,
+        to: Path,
+        asked: "SearchSettings",
+        told: "Callable[[SearchProgress], None]",
+    ) -> "Searched[Any]":
+        """Write what the parent becomes by the best of several trainings. Raises JobError."""
+
+    def told(
+        self,
+        trained: Any,  # noqa: ANN401 - what its own trainings return
+        parent: Checkpoint,
+        made: Path,
+    ) -> Facts:
+        """Note what came of a training of the parent; as `Fit` says."""
 
     def quantize(self, parent: Checkpoint, to: Path) -> "Compressed":
         """Write the parent as a network that computes in 8 bits. Raises JobError."""

@@ -4,9 +4,9 @@ Invariant: nothing of the plan's windows is known to who is fitted, and all who 
 the same windows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,11 +40,12 @@ from models.backtest import (
     summaries,
     windows_of,
 )
-from models.tuning import TrainSettings
+from models.tuning import Trained, TrainProgress, TrainSettings
 
 if TYPE_CHECKING:
     from models.compress import Compressed
     from models.gate import Verdict
+    from models.search import Searched, SearchProgress, SearchSettings
     from models.series import SeriesNetwork
 
 FEWEST_SERIES = 5
@@ -138,40 +139,38 @@ class SeriesSubject:
 
     def fine_tune(self, parent: Checkpoint, to: Path) -> Facts:
         """Train the parent further on what lies before the windows."""
-        from models.train import fine_tune
+        state, settings = self._desk.state / "run", self._settings()
+        told = Telling(self._desk)
+        trained = refusable(lambda: self._tuned(parent, settings, to, state, told))
+        return self.told(trained, parent, to)
 
-        trained = refusable(
-            lambda: fine_tune(
-                parent.directory,
-                self.records,
-                self.plan,
+    def search(
+        self,
+        parent: Checkpoint,
+        to: Path,
+        asked: "SearchSettings",
+        told: "Callable[[SearchProgress], None]",
+    ) -> "Searched[Trained]":
+        """Train the parent further by several settings."""
+        from models.search import search
+
+        return refusable(
+            lambda: search(
+                partial(self._tuned, parent),
                 to,
                 state=self._desk.state / "run",
-                settings=train_settings(self._desk.job.details, TrainSettings),
-                base_of=parent.base,
-                earlier=[each.replayed() for each in self.before],
-                threads=job_threads(self._desk),
-                told=Telling(self._desk),
+                train=self._settings(budget=False),
+                kind=Trained,
+                settings=asked,
+                told=told,
             )
         )
+
+    def told(self, trained: Trained, parent: Checkpoint, made: Path) -> Facts:
+        """Note what came of a training."""
         note_trained(self._desk, trained)
         facts: Facts = plain(asdict(trained))
-        return facts | self.pruned(parent, to)
-
-    def pruned(self, parent: Checkpoint, made: Path) -> Facts:
-        """Size, speed and loss of what was pruned beside its parent's; nothing if it was not."""
-        from models.compress import measured
-
-        if not train_settings(self._desk.job.details, TrainSettings).sparsity:
-            return {}
-        found = refusable(
-            lambda: measured(
-                parent.directory, made, self.records, self.plan, base_of=parent.base, trained=None
-            )
-        )
-        note_smaller(self._desk, found)
-        facts: Facts = plain({"child": asdict(found.child), "parent": asdict(found.parent)})
-        return facts
+        return facts | self._pruned(parent, made)
 
     def quantize(self, parent: Checkpoint, to: Path) -> "Compressed":
         """Write the parent as a network that computes in 8 bits."""
@@ -215,6 +214,48 @@ class SeriesSubject:
         for name, score in scores.items():
             self._desk.note(f"{name}: MASE {score['mase']:.4g}, WQL {score['wql']:.4g}")
         return scores, self._all(found)
+
+    def _tuned(
+        self,
+        parent: Checkpoint,
+        settings: TrainSettings,
+        to: Path,
+        state: Path,
+        told: "Callable[[TrainProgress], None]",
+    ) -> Trained:
+        from models.train import fine_tune
+
+        return fine_tune(
+            parent.directory,
+            self.records,
+            self.plan,
+            to,
+            state=state,
+            settings=settings,
+            base_of=parent.base,
+            earlier=[each.replayed() for each in self.before],
+            threads=job_threads(self._desk),
+            told=told,
+        )
+
+    def _pruned(self, parent: Checkpoint, made: Path) -> Facts:
+        """Size, speed and loss of what was pruned beside its parent's; nothing if it was not."""
+        from models.compress import measured
+
+        if not self._settings().sparsity:
+            return {}
+        found = refusable(
+            lambda: measured(
+                parent.directory, made, self.records, self.plan, base_of=parent.base, trained=None
+            )
+        )
+        note_smaller(self._desk, found)
+        facts: Facts = plain({"child": asdict(found.child), "parent": asdict(found.parent)})
+        return facts
+
+    def _settings(self, *, budget: bool = True) -> TrainSettings:
+        """As the job asks for. budget: whether its time is that of one training."""
+        return train_settings(self._desk.job.details, TrainSettings, budget=budget)
 
     def _all(self, found: Backtest) -> Any:  # noqa: ANN401 - JSON
         segments = self.segments or {}

@@ -62,10 +62,13 @@ class Counted:
         self._desk.tell(Told(min(1.0, self._done / self._whole)))
 
 
-def train_settings(details: Mapping[str, Any], kind: type[T]) -> T:
-    """How to train, a dataclass of settings, from a job's words. Raises JobError."""
+def train_settings(details: Mapping[str, Any], kind: type[T], *, budget: bool = True) -> T:
+    """How to train, a dataclass of settings, from a job's words. Raises JobError.
+
+    budget: whether the job's time is that of this training.
+    """
     said = {name: value for name, value in details.items() if name not in OWN}
-    if details.get("time_budget_s") is not None:
+    if budget and details.get("time_budget_s") is not None:
         said["budget_s"] = details["time_budget_s"]
     return refusable(lambda: settings_of(kind, said))
 

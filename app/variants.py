@@ -12,7 +12,6 @@ from app.retrain import Retraining, road_by
 from app.series_subject import SeriesSubject
 from app.stores import (
     Telling,
-    job_threads,
     note_smaller,
     note_trained,
     refusable,
@@ -23,43 +22,23 @@ from models.tuning import TrainSettings
 
 
 def searched(work: Retraining) -> Facts:
-    """Fine-tune by several settings, and keep what the validation windows like best."""
-    from models.search import SearchProgress, SearchSettings, search
+    """Fine-tune by several settings, and keep what is best before what the gate judges by."""
+    from models.search import SearchProgress, SearchSettings
 
     def tell(progress: SearchProgress) -> None:
         told = told_of(progress.training)
-        share = (progress.trial - 1 + told.share) / progress.trials
+        share = (progress.trial + told.share) / progress.trials
         work.desk.tell(Told(min(1.0, share), told.step, told.training, told.validation))
 
-    details, parent = dict(work.job.details), work.checkpoint("parent")
-    subject = work.subject
-    assert isinstance(subject, SeriesSubject)  # noqa: S101 - others are refused
-    budget_s = details.pop("time_budget_s", None)  # of all trials together
-    found = refusable(
-        lambda: search(
-            parent.directory,
-            subject.records,
-            subject.plan,
-            work.made,
-            state=work.desk.state / "run",
-            settings=SearchSettings(trials=details["trials"], budget_s=budget_s),
-            train=train_settings(details, TrainSettings),
-            base_of=parent.base,
-            earlier=[each.replayed() for each in subject.before],
-            threads=job_threads(work.desk),
-            told=tell,
-        )
+    details = work.job.details
+    asked = refusable(
+        lambda: SearchSettings(trials=details["trials"], budget_s=details.get("time_budget_s"))
     )
+    parent = work.checkpoint("parent")
+    found = work.subject.search(parent, work.made, asked, tell)
     work.desk.note(f"{found.finished} trials ended, {found.pruned} were cut short: {found.chosen}")
-    note_trained(work.desk, found.trained)
-    facts: Facts = plain(asdict(found.trained)) | subject.pruned(parent, work.made)
-    return facts | {
-        "search": {
-            "chosen": plain(found.chosen),
-            "finished": found.finished,
-            "pruned": found.pruned,
-        }
-    }
+    chosen = {"chosen": plain(found.chosen), "finished": found.finished, "pruned": found.pruned}
+    return work.subject.told(found.trained, parent, work.made) | {"search": chosen}
 
 
 def distilled(work: Retraining) -> Facts:

@@ -1,39 +1,49 @@
-"""Search for the settings of fine-tuning that a shop's validation windows like best.
+"""Search for the settings of fine-tuning that what a shop validates by likes best.
 
 Invariant: the gate's windows are never looked at; a search that was killed goes on with the trials
 that it had, and a trial that was cut off is made again.
 """
 
-from __future__ import annotations
-
 import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import optuna
 from optuna.trial import TrialState
 
 from models.base import ModelError
-from models.train import fine_tune
-from models.tuning import Trained, TrainProgress, TrainSettings
+from models.tuning import EventsTrainSettings, TrainProgress, TrainSettings
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from models.backtest import Plan, Record
-    from models.lessons import Earlier
-
-#: Settings of which several are trained anyway, whatever is said of the others.
+#: Ranks that are tried, and methods that have one.
 RANKS = (2, 4, 8, 16)
-#: Methods that have a rank.
 RANKED = frozenset({"lora", "adalora", "adapter"})
+#: What is sought of the events network alone: earlier moments to learn from, customers of a step.
+OF_EVENTS = ("cuts", "rows")
+
+
+class Tuned(Protocol):
+    """What came of a fine-tuning: a dataclass whose score `tuned` says how well it does."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Losses on the validation windows, of zero_shot and tuned."""
+
+
+SettingsT = TypeVar("SettingsT", bound=TrainSettings | EventsTrainSettings)
+TrainedT = TypeVar("TrainedT", bound=Tuned)
+
+Tune = Callable[[SettingsT, Path, Path, Callable[[TrainProgress], None]], TrainedT]
+"""Fine-tunes by settings into a directory, from the state in another, and tells how it goes."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
-    """trials: at most, among them those that are pruned. budget_s: seconds after which no other is
-    begun. contexts: periods of history to choose from, none to leave it; train: what is not sought.
+    """trials: at most, among them those that are pruned. budget_s: seconds of all of them; the last
+    has what is left. contexts: periods of a series' history to choose from, none to leave it.
     """
 
     trials: int = 12
@@ -60,53 +70,34 @@ class SearchProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class Searched:
+class Searched(Generic[TrainedT]):
     """The best trial: what it was set to and what came of it; how many ended, or were pruned."""
 
     chosen: dict[str, Any]
-    trained: Trained
+    trained: TrainedT
     finished: int
     pruned: int
 
 
-def search(  # noqa: PLR0913 - as fine_tune
-    base: Path,
-    records: Sequence[Record],
-    plan: Plan,
+def search(
+    tune: Tune[SettingsT, TrainedT],
     out: Path,
     *,
     state: Path,
+    train: SettingsT,
+    kind: type[TrainedT],
     settings: SearchSettings | None = None,
-    train: TrainSettings | None = None,
-    base_of: Path | None = None,
-    earlier: Sequence[Earlier] = (),
-    threads: int | None = None,
     told: Callable[[SearchProgress], None] | None = None,
-) -> Searched:
-    """Fine-tune with other rates, ranks, steps and contexts; write the best of them to `out`.
+) -> Searched[TrainedT]:
+    """Fine-tune with other rates, ranks, steps and the like; write the best of them to `out`.
 
     The first trial is `train` as it is, so that the answer is never worse. Pruned by the median of
-    the trials before at the same look. told: as of `fine_tune`; may raise to stop. Raises
-    ModelError as that does.
+    the trials before at the same look. kind: what `tune` returns, a dataclass. told: as of a
+    fine-tuning; may raise to stop. Raises what `tune` does.
     """
-    settings, train = settings or SearchSettings(), train or TrainSettings()
+    settings = settings or SearchSettings()
     state.mkdir(parents=True, exist_ok=True)
     hunt = _Hunt(state, settings, train, told)
-
-    def tune(chosen: TrainSettings, place: Path, tell: Callable[[TrainProgress], None]) -> Trained:
-        return fine_tune(
-            base,
-            records,
-            plan,
-            place / "out",
-            state=place / "state",
-            settings=chosen,
-            base_of=base_of,
-            earlier=earlier,
-            threads=threads,
-            told=tell,
-        )
-
     while (trial := hunt.next()) is not None:
         hunt.run(trial, tune)
     best = hunt.study.best_trial
@@ -115,20 +106,20 @@ def search(  # noqa: PLR0913 - as fine_tune
     states = [trial.state for trial in hunt.study.trials]
     return Searched(
         chosen=dict(best.params),
-        trained=Trained(**best.user_attrs["trained"]),
+        trained=kind(**best.user_attrs["trained"]),
         finished=states.count(TrialState.COMPLETE),
         pruned=states.count(TrialState.PRUNED),
     )
 
 
-class _Hunt:
+class _Hunt(Generic[SettingsT]):
     """A study on disk and what moves it on."""
 
     def __init__(
         self,
         state: Path,
         settings: SearchSettings,
-        train: TrainSettings,
+        train: SettingsT,
         told: Callable[[SearchProgress], None] | None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -151,19 +142,22 @@ class _Hunt:
         trials = self.study.get_trials(deepcopy=False)
         ended = [trial for trial in trials if trial.state.is_finished()]
         counted = [trial for trial in ended if trial.state != TrialState.FAIL]
-        spent = sum(trial.duration.total_seconds() for trial in ended if trial.duration)
-        late = self.settings.budget_s is not None and spent >= self.settings.budget_s
+        late = self._left_s() == 0
         done = any(trial.state == TrialState.COMPLETE for trial in counted)
         if len(counted) >= self.settings.trials or (late and done):
             return None
         return self.study.ask()
 
-    def run(
-        self,
-        trial: optuna.Trial,
-        tune: Callable[[TrainSettings, Path, Callable[[TrainProgress], None]], Trained],
-    ) -> None:
-        chosen = self._chosen(trial)
+    def _left_s(self) -> float | None:
+        """Seconds that are left for trials, None where there is no limit."""
+        if self.settings.budget_s is None:
+            return None
+        trials = self.study.get_trials(deepcopy=False)
+        spent = sum(trial.duration.total_seconds() for trial in trials if trial.duration)
+        return max(0.0, self.settings.budget_s - spent)
+
+    def run(self, trial: optuna.Trial, tune: Tune[SettingsT, Tuned]) -> None:
+        chosen, place = self._chosen(trial), self.place(trial.number)
         looks: list[int] = []
 
         def tell(progress: TrainProgress) -> None:
@@ -175,10 +169,10 @@ class _Hunt:
                     raise optuna.TrialPruned
 
         try:
-            trained = tune(chosen, self.place(trial.number), tell)
+            trained = tune(chosen, place / "out", place / "state", tell)
         except optuna.TrialPruned:
             self.study.tell(trial, state=TrialState.PRUNED)
-            shutil.rmtree(self.place(trial.number), ignore_errors=True)
+            shutil.rmtree(place, ignore_errors=True)
             return
         trial.set_user_attr("trained", asdict(trained))
         self.study.tell(trial, trained.scores["tuned"])
@@ -188,18 +182,26 @@ class _Hunt:
         best = min((one.value for one in ended if one.value is not None), default=None)
         self.told(SearchProgress(trial.number, self.settings.trials, best, progress))
 
-    def _chosen(self, trial: optuna.Trial) -> TrainSettings:
-        train = self.train
-        rate = train.rate
+    def _chosen(self, trial: optuna.Trial) -> SettingsT:
+        rate = self.train.rate
         found: dict[str, Any] = {
-            "learning_rate": trial.suggest_float("learning_rate", rate / 10, rate * 10, log=True),
-            "steps": trial.suggest_categorical("steps", _around(train.steps)),
+            "learning_rate": trial.suggest_float("learning_rate", rate / 10, rate * 10, log=True)
         }
+        for name, choices in self._choices().items():
+            found[name] = trial.suggest_categorical(name, choices)
+        return replace(self.train, **found, budget_s=self._left_s() or self.train.budget_s)
+
+    def _choices(self) -> dict[str, Sequence[int]]:
+        """What is sought beside the rate, and where; what was given is among it."""
+        train = self.train
+        found: dict[str, Sequence[int]] = {"steps": _around(train.steps, less=3)}
         if train.method in RANKED:
-            found["rank"] = trial.suggest_categorical("rank", sorted({*RANKS, train.rank}))
-        if self.settings.contexts:
-            found["context"] = trial.suggest_categorical("context", self.settings.contexts)
-        return replace(train, **found)
+            found["rank"] = sorted({*RANKS, train.rank})
+        if isinstance(train, EventsTrainSettings):
+            found |= {name: _around(getattr(train, name)) for name in OF_EVENTS}
+        elif self.settings.contexts:
+            found["context"] = self.settings.contexts
+        return found
 
     def _again(self) -> None:
         """Queue the given settings first, and trials that were cut off once more."""
@@ -209,11 +211,10 @@ class _Hunt:
             self.study.tell(trial.number, state=TrialState.FAIL)
             self.study.enqueue_trial(trial.params)
         if not self.study.get_trials(deepcopy=False):
-            first: dict[str, Any] = {"learning_rate": self.train.rate, "steps": self.train.steps}
-            if self.train.method in RANKED:
-                first["rank"] = self.train.rank
-            self.study.enqueue_trial(first)
+            given = {name: getattr(self.train, name) for name in self._choices()}
+            first = {name: value for name, value in given.items() if value is not None}
+            self.study.enqueue_trial({"learning_rate": self.train.rate} | first)
 
 
-def _around(steps: int) -> list[int]:
-    return sorted({max(1, steps // 3), steps, 2 * steps})
+def _around(number: int, *, less: int = 2) -> list[int]:
+    return sorted({max(1, number // less), number, 2 * number})

@@ -21,10 +21,6 @@ MOST_LEVELS = 99
 LONGEST_DAYS = 730
 #: What is not done with a model, and what to do in its place.
 NOT_DONE: dict[tuple[Kind, str], str] = {
-    ("search", "purchase"): (
-        "there is little to search: a finetune chooses its number of steps itself; ask for several "
-        "with other `learning_rate`, `rank` or `method`"
-    ),
     ("distill", "purchase"): (
         "the network comes in one size, which has nothing larger to learn from; ask for finetune"
     ),

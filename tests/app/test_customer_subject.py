@@ -174,3 +174,15 @@ def test_eight_bits_wait_for_a_person_and_serve(shop: Shop, dataset: str) -> Non
     network = EventsNetwork.load(checkpoint.directory, checkpoint.base, device="cpu")
     assert network.describe().dtype == "int8"
     assert shop.versions.get("purchase", number).manifest.source == "quantize"
+
+
+def test_a_search_keeps_the_best_of_its_trials(shop: Shop, dataset: str) -> None:
+    words = QUICK | {"parent": 2, "horizons_days": [20, 60], "promote": "never"}
+    job = shop.done(dataset, kind="search", trials=2, **words)
+    assert (job.state, job.error) == ("succeeded", None)
+    found = job.facts["fit"]["search"]
+    assert found["finished"] + found["pruned"] == 2
+    assert set(found["chosen"]) == {"learning_rate", "steps", "rank", "cuts", "rows"}
+    assert job.facts["fit"]["until"] < job.facts["split"]["held_out_from"]
+    manifest = shop.versions.get("purchase", job.facts["register"]["version"]).manifest
+    assert (manifest.source, manifest.parent, manifest.base) == ("search", 2, 2)
