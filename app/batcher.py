@@ -33,6 +33,9 @@ STUCK_S = 30.0
 RESTART_S = 1.0
 FULL_S = 0.2  # the queue counts as full so long after the latest refusal
 WATCH_S = 0.5
+LATE_SHARE = 0.02  # of calls, that may take longer than they were given
+DOUBT_STEP = 0.1
+MOST_DOUBT, TELLING = 4.0, 8.0  # the latter larger, so that what is admitted always tells
 CALLER_SHARE = 0.75  # of the queue, that one key may fill
 
 log = logging.getLogger(__name__)
@@ -78,6 +81,7 @@ class MicroBatcher:
         self._stuck = False
         self._closing = False
         self._refused_s = -math.inf
+        self._doubt = _Doubt()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         metrics.queue_tasks.set_function(lambda: self._backlog.tasks)
         metrics.queue_points.set_function(lambda: self._backlog.points)
@@ -138,14 +142,15 @@ class MicroBatcher:
         PredictionError if a task cannot be answered, UnavailableError if the engine fails.
         """
         self._refuse(deadline_s)
-        call = _Call(self._loop.create_future(), len(tasks))
+        call = _Call(self._loop.create_future(), len(tasks), self._loop.time())
         if not tasks:
             call.finish()
             return call.future
         items, new = self._enrol(network, tasks, keys=keys, bulk=bulk, caller=caller)
-        self._admit(new, deadline_s, bulk=bulk)
+        call.expected_s = self._admit(new, deadline_s, bulk=bulk)
         self._join(call, items, new, bulk=bulk, caller=caller)
         if deadline_s is not None and not call.future.done():
+            call.left_s = deadline_s - call.began_s
             call.timer = self._loop.call_at(deadline_s, self._expire, call)
         call.future.add_done_callback(partial(self._left, call))
         return call.future
@@ -190,8 +195,11 @@ class MicroBatcher:
             items.append(item)
         return items, list(new.values())
 
-    def _admit(self, new: list[Item], deadline_s: float | None, *, bulk: bool) -> None:
-        """Raise if the new items do not fit the queue, now or ever, or cannot be done in time."""
+    def _admit(self, new: list[Item], deadline_s: float | None, *, bulk: bool) -> float:
+        """In how many seconds the new items should be done; 0 where nothing hurries.
+
+        Raises if they do not fit the queue, now or ever, or cannot be done in time.
+        """
         points, most = sum(item.points for item in new), self._settings.queue_points
         caller = new[0].caller if new else None
         share = most if caller is None else int(most * CALLER_SHARE)
@@ -206,8 +214,9 @@ class MicroBatcher:
                 msg = "what waits for this key already fills its share of the queue"
                 self._refuse_beyond(share, self._backlog.held(caller), new, msg)
             self._refuse_beyond(most, self._backlog.points, new, "the queue is full")
-        if new and deadline_s is not None and not bulk:
-            self._refuse_late(new[0], points, deadline_s - self._loop.time())
+        if not new or deadline_s is None or bulk:
+            return 0.0
+        return self._in_time(new[0], points, deadline_s - self._loop.time())
 
     def _refuse_beyond(self, most: int, waiting: int, new: list[Item], message: str) -> None:
         """Raise if with the new items more than so many points would wait."""
@@ -215,22 +224,26 @@ class MicroBatcher:
             engine_s = self._engine.expect_s(new[0].lane, waiting) if self._engine else 0.0
             self._reject(message, reason="queue_full", retry_after_s=engine_s)
 
-    def _refuse_late(self, first: Item, points: int, left_s: float) -> None:
-        """Raise if so many points would be done too late.
+    def _in_time(self, first: Item, points: int, left_s: float) -> float:
+        """In how many seconds so many points should be done; raises if that is too late.
 
         Work that nobody can use any more would take the time of what still can be answered.
         """
-        if self._expected_s(first.lane, self._backlog.points) <= left_s:
-            return  # whatever its turn: the usual case, and a cheap answer
-        ahead = self._backlog.ahead(points, first.caller)
-        late_s = self._expected_s(first.lane, ahead + points) - left_s
-        if late_s > 0:
+        bearable_s = left_s / self._doubt.factor
+        expected_s = self._expected_s(first.lane, self._backlog.points + points)
+        if expected_s > bearable_s:  # unless its turn comes before that of much that waits
+            ahead = self._backlog.ahead(points, first.caller)
+            expected_s = self._expected_s(first.lane, ahead + points)
+        if expected_s > bearable_s:
             msg = "what waits already takes longer than the deadline leaves"
-            self._reject(msg, reason="queue_full", retry_after_s=late_s)
+            self._reject(msg, reason="queue_full", retry_after_s=expected_s - bearable_s)
+        return expected_s
 
     def _expected_s(self, lane: Lane, points: int) -> float:
-        """How long so many points take on all threads; 0 as long as nothing is known."""
-        return self._engine.expect_s(lane, points) / self._threads if self._engine else 0.0
+        """How long so many points take behind what runs; 0 as long as nothing is known."""
+        if self._engine is None:
+            return 0.0
+        return (self._engine.left_s() + self._engine.expect_s(lane, points)) / self._threads
 
     def _reject(self, message: str, *, reason: str, retry_after_s: float = 0.0) -> None:
         self._metrics.reject(reason)
@@ -268,6 +281,7 @@ class MicroBatcher:
             self._backlog.add(new)
 
     def _expire(self, call: "_Call") -> None:
+        self._doubt.learn(call, self._loop.time())
         self._metrics.reject("deadline")
         self._fail(call, DeadlineError("the deadline passed before the answer was ready"))
 
@@ -336,6 +350,7 @@ class MicroBatcher:
         self._calls.discard(call)
         call.stop_timer()
         call.items = []
+        self._doubt.learn(call, self._loop.time())
         queue_s = max(0.0, outcome.started_s - last.submitted_s)
         self._metrics.queue_wait_seconds.observe(queue_s)
         call.finish(queue_s, outcome.compute_s)
@@ -397,12 +412,18 @@ class MicroBatcher:
 
 
 class _Call:
-    """One submission: the results so far, and the future of all of them."""
+    """One submission: the results so far, and the future of all of them.
 
-    __slots__ = ("_missing", "_results", "future", "items", "timer")
+    began_s: loop.time(). expected_s: until its end, as it was then; left_s: until its deadline.
+    """
 
-    def __init__(self, future: asyncio.Future[Any], tasks: int) -> None:
-        self.future = future
+    __slots__ = (
+        *("_missing", "_results", "began_s", "expected_s", "future", "items", "left_s", "timer"),
+    )
+
+    def __init__(self, future: asyncio.Future[Any], tasks: int, began_s: float) -> None:
+        self.future, self.began_s = future, began_s
+        self.expected_s, self.left_s = 0.0, math.inf
         self.items: list[Item] = []
         self.timer: asyncio.TimerHandle | None = None
         self._results: list[object] = [None] * tasks
@@ -422,3 +443,22 @@ class _Call:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+
+
+class _Doubt:
+    """How many times as long as expected a call may take, but for a few of a hundred.
+
+    What is expected leaves out what else the machine has to do, how well batches fill, and who
+    comes in between. A call is admitted if it is in time even so.
+    """
+
+    def __init__(self) -> None:
+        self.factor = 1.0
+
+    def learn(self, call: _Call, now_s: float) -> None:
+        """Note when a call ended; one that hurried nobody tells nothing."""
+        if call.expected_s * TELLING < call.left_s:
+            return
+        late = now_s - call.began_s > call.expected_s * self.factor
+        self.factor *= math.exp(DOUBT_STEP * ((1 - LATE_SHARE) if late else -LATE_SHARE))
+        self.factor = min(max(self.factor, 1.0), MOST_DOUBT)

@@ -124,6 +124,7 @@ class Engine:
         self._report, self._died, self._broken = report, died, broken
         self._proof: Item | None = None  # what was answered last
         self._due_s: dict[int, float] = {}  # by thread: when its batch should have ended
+        self._ends_s: dict[int, float] = {}  # and when it should end
         self._failed = False
         self._threads = [
             threading.Thread(target=self._live, name=f"engine-{number}", daemon=True)
@@ -154,6 +155,11 @@ class Engine:
     def expect_s(self, lane: Lane, points: int) -> float:
         """How long so many points of a lane take; 0 as long as nothing is known."""
         return self._rates.expect_s(lane, points)
+
+    def left_s(self) -> float:
+        """How long the batches that run should still take, of all threads together."""
+        now_s = time.perf_counter()
+        return sum(max(0.0, ends_s - now_s) for ends_s in list(self._ends_s.values()))
 
     def _live(self) -> None:
         _step_back()
@@ -228,11 +234,13 @@ class Engine:
         """One call of the network, under watch."""
         expected_s = self._rates.expect_s(items[0].lane, points)
         allowed_s = max(self._patience_s, OVERDUE_FACTOR * expected_s)
-        self._due_s[threading.get_ident()] = time.perf_counter() + allowed_s
+        thread, now_s = threading.get_ident(), time.perf_counter()
+        self._ends_s[thread], self._due_s[thread] = now_s + expected_s, now_s + allowed_s
         try:
             results = items[0].network.predict([item.task for item in items])
         finally:
-            self._due_s.pop(threading.get_ident(), None)
+            self._ends_s.pop(thread, None)
+            self._due_s.pop(thread, None)
         if len(results) != len(items):
             raise ValueError(f"the network gave {len(results)} results for {len(items)} tasks")
         return results

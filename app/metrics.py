@@ -27,6 +27,8 @@ from prometheus_client import (
     multiprocess,
 )
 
+from app.turns import Turns
+
 SECONDS = (
     *(0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
     *(0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0),
@@ -71,6 +73,7 @@ class Metrics:
         self._gauges: list[_Polled] = []
         self._cpu_s = 0.0
         self.last_lag_s, self.tick_due_s = 0.0, math.inf
+        self.turns = Turns()
         self._http_children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._http()
         self._work()
@@ -96,8 +99,9 @@ class Metrics:
         child[1].observe(seconds)
 
     def lag_s(self) -> float:
-        """How late the event loop is: by its last tick, or by the one that is due by now."""
-        return max(self.last_lag_s, time.perf_counter() - self.tick_due_s)
+        """How late the event loop is: by its last tick, the one that is due by now, or its turn."""
+        overdue_s = time.perf_counter() - self.tick_due_s
+        return max(self.last_lag_s, overdue_s, self.turns.age_s())
 
     def reject(self, reason: str) -> None:
         """Count a caller who was sent away. reason: a word of a fixed list."""

@@ -23,6 +23,7 @@ import os
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -261,49 +262,79 @@ def _point(
 
 
 async def offer(port: int, arrivals: Sequence[Arrival]) -> list[tuple[float, str]]:
-    """Seconds from each arrival to its last answer, and the worst status among its parts."""
-    pool = _Pool(port)
+    """Seconds from each arrival to its last answer, and the worst status among its parts.
+
+    None is a task of its own: thousands a second would be late by themselves.
+    """
+    pool = _Pool(port, sum(len(each.parts) for each in arrivals))
     began_s = time.perf_counter()
-    tasks = []
-    for each in arrivals:
-        wait_s = began_s + each.at_s - time.perf_counter()
-        if wait_s > 0:
-            await asyncio.sleep(wait_s)
-        tasks.append(asyncio.create_task(_ask(pool, each, began_s + each.at_s)))
-    found = await asyncio.gather(*tasks)
+    callers = [_Caller(began_s + each.at_s) for each in arrivals]
+    for each, caller in zip(arrivals, callers, strict=True):
+        await asyncio.sleep(max(0.0, caller.came_s - time.perf_counter()))
+        for part in each.parts:
+            pool.ask(part, caller)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(pool.answered.wait(), DRAIN_S)
     pool.close()
-    return found
+    return [(caller.late_s, caller.status) for caller in callers]
 
 
-async def _ask(pool: _Pool, arrival: Arrival, came_s: float) -> tuple[float, str]:
-    try:
-        async with asyncio.timeout(DRAIN_S):
-            statuses = await asyncio.gather(*map(pool.ask, arrival.parts))
-    except (TimeoutError, OSError) as error:
-        return time.perf_counter() - came_s, type(error).__name__
-    return time.perf_counter() - came_s, max(statuses)
+class _Caller:
+    """late_s: until the last answer so far. status: the worst."""
+
+    __slots__ = ("came_s", "late_s", "status")
+
+    def __init__(self, came_s: float) -> None:
+        self.came_s = came_s
+        self.late_s, self.status = DRAIN_S, ""
+
+    def tell(self, status: str) -> None:
+        self.status = max(self.status, status)
+        self.late_s = time.perf_counter() - self.came_s
 
 
 class _Pool:
     """Connections that are kept alive; a new one where none is idle."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self, port: int, requests: int) -> None:
+        self.answered = asyncio.Event()
+        self._port, self._missing = port, requests
         self._idle: list[_Connection] = []
+        self._opening: set[asyncio.Task[None]] = set()
 
-    async def ask(self, request: bytes) -> str:
+    def ask(self, request: bytes, caller: _Caller) -> None:
         while self._idle and self._idle[-1].lost:
             self._idle.pop()
         if self._idle:
-            connection = self._idle.pop()
+            self._idle.pop().ask(request, caller)
         else:
-            loop = asyncio.get_running_loop()
-            _, connection = await loop.create_connection(_Connection, "127.0.0.1", self._port)
-        status = await connection.ask(request)
+            opening = asyncio.create_task(self._open(request, caller))
+            self._opening.add(opening)
+            opening.add_done_callback(self._opening.discard)
+
+    async def _open(self, request: bytes, caller: _Caller) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            connection = (
+                await loop.create_connection(lambda: _Connection(self), "127.0.0.1", self._port)
+            )[1]
+        except OSError as error:
+            self.tell(caller, type(error).__name__)
+        else:
+            connection.ask(request, caller)
+
+    def tell(self, caller: _Caller, status: str) -> None:
+        caller.tell(status)
+        self._missing -= 1
+        if not self._missing:
+            self.answered.set()
+
+    def keep(self, connection: _Connection) -> None:
         self._idle.append(connection)
-        return status
 
     def close(self) -> None:
+        for opening in self._opening:
+            opening.cancel()
         for each in self._idle:
             each.close()
 
@@ -311,9 +342,10 @@ class _Pool:
 class _Connection(asyncio.Protocol):
     """One request at a time; of an answer no more is read than its status and its length."""
 
-    def __init__(self) -> None:
+    def __init__(self, pool: _Pool) -> None:
         self.lost = False
-        self._parts: list[bytes] = []
+        self._pool = pool
+        self._caller: _Caller | None = None
         self._left = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -321,14 +353,12 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self.lost = True
-        waits = getattr(self, "_answer", None)
-        if waits is not None and not waits.done():
-            waits.set_exception(ConnectionResetError())
+        if self._caller is not None:
+            self._pool.tell(self._caller, "connection lost")
 
-    def ask(self, request: bytes) -> asyncio.Future[str]:
-        self._answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    def ask(self, request: bytes, caller: _Caller) -> None:
+        self._caller = caller
         self._transport.write(request)
-        return self._answer
 
     def data_received(self, data: bytes) -> None:
         if not self._left:
@@ -337,9 +367,10 @@ class _Connection(asyncio.Protocol):
             found = LENGTH.search(data, 0, head)
             self._left = head + int(found[1]) if found else len(data)
         self._left -= len(data)
-        if self._left <= 0 and not self._answer.done():
-            self._left = 0
-            self._answer.set_result(self._status)
+        if self._left <= 0 and self._caller is not None:
+            caller, self._caller, self._left = self._caller, None, 0
+            self._pool.keep(self)
+            self._pool.tell(caller, self._status)
 
     def close(self) -> None:
         self._transport.close()

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,8 +32,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def shopcast(checkpoint: Path, **settings: object) -> Iterator[int]:
-    """`shopcast serve` with a checkpoint and other settings by name; yields its port."""
+def shopcast(
+    checkpoint: Path, *, cores: Iterable[int] | None = None, **settings: object
+) -> Iterator[int]:
+    """`shopcast serve` with a checkpoint and other settings by name; yields its port.
+
+    cores: those it may run on, where not all.
+    """
     port = free_port()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as data:
         values = {
@@ -53,7 +58,9 @@ def shopcast(checkpoint: Path, **settings: object) -> Iterator[int]:
             check=True,
             stdout=subprocess.DEVNULL,
         )
-        with running([*command, "serve"], port, ready="/readyz", environment=environment):
+        pinned = [] if cores is None else ["taskset", "--cpu-list", ",".join(map(str, cores))]
+        serve = [*pinned, *command, "serve"]
+        with running(serve, port, ready="/readyz", environment=environment):
             yield port
 
 

@@ -19,7 +19,7 @@ from app.errors import UnavailableError
 from app.resources import Resources
 
 LAG_SHARE = 0.25  # of the deadline, that the event loop may be late, within these bounds
-LEAST_LAG_S, MOST_LAG_S = 0.05, 2.0
+LEAST_LAG_S, MOST_LAG_S = 0.02, 2.0
 FULL_LAG_S = 0.01  # while the queue takes no more
 _PREDICTION = re.compile(rb"POST (/predict/(?:sales|inventory|purchase-probability)|/invocations) ")
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,12})[ \t]*(?=\r\n)", re.IGNORECASE)
@@ -67,17 +67,20 @@ class HttpProtocol(HttpToolsProtocol):
         self._between = True
 
     def data_received(self, data: bytes) -> None:
-        answer = self._refusal(data) if self._between else None
+        resources: Resources | None = getattr(self.config.app.state, "resources", None)  # type: ignore[union-attr]
+        answer = None
+        if resources is not None:
+            resources.metrics.turns.read(self.loop)
+            answer = self._refusal(data, resources) if self._between else None
         if answer is None:
             super().data_received(data)
             return
         self.transport.write(answer)
         self.on_response_complete()  # counts it, and begins to wait for the next
 
-    def _refusal(self, data: bytes) -> bytes | None:
+    def _refusal(self, data: bytes, resources: Resources) -> bytes | None:
         """The answer to a whole request that is refused unread, if it is one."""
-        resources: Resources | None = getattr(self.config.app.state, "resources", None)  # type: ignore[union-attr]
-        if resources is None or self._answering or _told(resources):
+        if self._answering or _told(resources):
             return None
         error = _refusal_of(resources)
         if error is None:

@@ -343,6 +343,31 @@ async def test_what_cannot_be_done_by_its_deadline_is_refused_before_any_work() 
     assert not any(300 <= value < 350 for batch in network.values for value in batch)
 
 
+async def test_a_service_that_is_late_promises_less() -> None:
+    network = Echo(pace_s=0.005)
+    async with running(batch_rows=1) as batcher:
+        loop = asyncio.get_running_loop()
+
+        async def many(first: int) -> None:
+            ask = words(*range(first, first + 16))
+            await batcher.submit(network, ask, deadline_s=loop.time() + 0.3)
+
+        for value in range(4):  # it learns how fast it is
+            await batcher.submit(network, words(value))
+        await many(100)
+        for turn in range(14):  # another lane holds the engine for longer than anybody knows
+            network.shut(turn)
+            other = batcher.submit(network, [Word(turn, lane=1)])
+            ask = words(*range(200 + 8 * turn, 208 + 8 * turn))
+            late = batcher.submit(network, ask, deadline_s=loop.time() + 0.3)
+            await asyncio.sleep(0.15)
+            network.open(turn)
+            await asyncio.gather(other, late, return_exceptions=True)
+        with pytest.raises(UnavailableError) as caught:
+            await many(400)
+        assert caught.value.reason == "queue_full"
+
+
 async def test_a_full_queue_refuses_at_once_before_any_work() -> None:
     network, metrics = Echo(), Metrics()
     async with running(metrics, queue_points=160) as batcher:
