@@ -15,10 +15,10 @@ from starlette.exceptions import HTTPException
 
 from app import server
 from app.api import datasets, health, inventory, jobs, keys, models, profiles, purchase, sales
+from app.api.connection import HttpProtocol
 from app.api.docs import describe, docs_of
 from app.api.edge import Edge
 from app.api.problems import on_error, on_http_error, on_validation_error
-from app.api.shedding import HttpProtocol
 from app.db import is_local, migrate
 from app.errors import ConfigurationError, ShopcastError
 from app.resources import open_resources

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from app.api.shedding import HttpProtocol
+from app.api.connection import HttpProtocol
 from app.db import migrate
 from app.main import create_app
 from app.registry import Loaded

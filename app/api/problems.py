@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import compile_path
 
-from app.api.exchange import exchange_of
+from app.api.exchange import SECURITY, exchange_of
 from app.errors import (
     ConflictError,
     DeadlineError,
@@ -116,6 +116,19 @@ def problem(
     if issues:
         body["errors"] = [{"loc": each.loc, "msg": each.msg, "type": each.type} for each in issues]
     return Response(orjson.dumps(body), kind.status, headers, media_type=MEDIA_TYPE)
+
+
+def rendered(response: Response, request_id: str) -> bytes:
+    """An answer as it goes over a connection, where no request reached the application."""
+    phrase = HTTPStatus(response.status_code).phrase
+    headers = [*response.raw_headers, (b"x-request-id", request_id.encode()), *SECURITY.items()]
+    lines = b"".join(b"%s: %s\r\n" % each for each in headers)
+    return b"HTTP/1.1 %d %s\r\n%s\r\n%s" % (
+        response.status_code,
+        phrase.encode(),
+        lines,
+        response.body,
+    )
 
 
 async def on_error(request: Request, error: Exception) -> Response:

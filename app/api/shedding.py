@@ -3,18 +3,13 @@
 A service that reads everything before it refuses does nothing but read when far too much comes. So
 while the event loop is behind, a whole request for a prediction is answered from its first bytes.
 
-Invariant: nothing is refused here but a prediction, and only from the beginning of a message.
+Invariant: nothing is refused here but a prediction.
 """
 
 import os
 import re
-from typing import Any
 
-from starlette.responses import Response
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-from app.api.exchange import SECURITY
-from app.api.problems import problem_of
+from app.api.problems import problem_of, rendered
 from app.errors import UnavailableError
 from app.resources import Resources
 
@@ -51,64 +46,30 @@ def _refusal_of(resources: Resources) -> UnavailableError | None:
     return UnavailableError(msg, reason="queue_full", retry_after_s=max(1.0, late_s))
 
 
-class HttpProtocol(HttpToolsProtocol):
-    """HTTP/1.1 by uvicorn, which a request that is refused unread does not reach."""
+def refusal_unread(resources: Resources, data: bytes) -> bytes | None:
+    """The answer to a whole request that is refused unread, if it is one.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - as the base
-        super().__init__(*args, **kwargs)
-        self._between = True  # messages: none has begun that did not end
-
-    def on_message_begin(self) -> None:
-        self._between = False
-        super().on_message_begin()
-
-    def on_message_complete(self) -> None:
-        super().on_message_complete()
-        self._between = True
-
-    def data_received(self, data: bytes) -> None:
-        resources: Resources | None = getattr(self.config.app.state, "resources", None)  # type: ignore[union-attr]
-        answer = None
-        if resources is not None:
-            resources.metrics.turns.read(self.loop)
-            answer = self._refusal(data, resources) if self._between else None
-        if answer is None:
-            super().data_received(data)
-            return
-        self.transport.write(answer)
-        self.on_response_complete()  # counts it, and begins to wait for the next
-
-    def _refusal(self, data: bytes, resources: Resources) -> bytes | None:
-        """The answer to a whole request that is refused unread, if it is one."""
-        if self._answering or _told(resources):
-            return None
-        error = _refusal_of(resources)
-        if error is None:
-            return None
-        found, end = _PREDICTION.match(data), data.find(b"\r\n\r\n") + 4
-        lengths = _LENGTH.findall(data, 0, end)
-        if found is None or len(lengths) != 1 or len(data) != end + int(lengths[0]):
-            return None  # the rest is still to come, and is the beginning of nothing
-        if _CHUNKED.search(data, 0, end):
-            return None  # malformed, as the parser will find
-        given = _REQUEST_ID.search(data, 0, end)
-        request_id = given[1].decode() if given else os.urandom(16).hex()
-        metrics = resources.metrics
-        metrics.reject("queue_full")
-        metrics.observe_http(found[1].decode(), method="POST", status=503, seconds=0.0)
-        return _rendered(problem_of(error, request_id), request_id)
-
-    @property
-    def _answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+    data: from the beginning of a message on, on a connection that owes no other answer.
+    """
+    if _told(resources):
+        return None
+    error = _refusal_of(resources)
+    if error is None:
+        return None
+    found, end = _PREDICTION.match(data), data.find(b"\r\n\r\n") + 4
+    lengths = _LENGTH.findall(data, 0, end)
+    if found is None or len(lengths) != 1 or len(data) != end + int(lengths[0]):
+        return None  # the rest is still to come, and is the beginning of nothing
+    if _CHUNKED.search(data, 0, end):
+        return None  # malformed, as the parser will find
+    given = _REQUEST_ID.search(data, 0, end)
+    request_id = given[1].decode() if given else os.urandom(16).hex()
+    metrics = resources.metrics
+    metrics.reject("queue_full")
+    metrics.observe_http(found[1].decode(), method="POST", status=503, seconds=0.0)
+    return rendered(problem_of(error, request_id), request_id)
 
 
 def _told(resources: Resources) -> bool:
     """Whether each request is told to a log or a tracer, refused or not."""
     return resources.settings.log_requests == "all" or resources.tracing is not None
-
-
-def _rendered(response: Response, request_id: str) -> bytes:
-    headers = [*response.raw_headers, (b"x-request-id", request_id.encode()), *SECURITY.items()]
-    lines = b"".join(b"%s: %s\r\n" % each for each in headers)
-    return b"HTTP/1.1 503 Service Unavailable\r\n%s\r\n%s" % (lines, response.body)

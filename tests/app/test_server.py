@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from app import server
-from app.api.shedding import HttpProtocol
+from app.api.connection import HttpProtocol
 from app.auth import Keys
 from app.db import migrate, open_database
 from app.errors import ConfigurationError
