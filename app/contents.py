@@ -18,7 +18,7 @@ from pandas.tseries.offsets import Tick
 
 from app.event_tables import numbered
 from app.event_types import CODES
-from app.events_intake import AT, CUSTOMER
+from app.events_intake import AT, CUSTOMER, NUMBERS, THINGS
 from app.histories import History
 from app.moments import DAY_S, Clock, Moment, Times
 from app.periods import parse_freq
@@ -188,11 +188,35 @@ class EventContents:
             raise ValueError(f"nobody has an event before {as_of.written()}")
         return together(crowds)
 
+    def segment(
+        self, column: str, *, as_of: Moment, before: float, most_customers: int | None = None
+    ) -> list[str | None]:
+        """What a column says of each customer of `population`, in the same order: the latest word
+        before a moment, None where there is none.
+
+        before: days since 1970 by the local clock. Raises KeyError for none such.
+        """
+        found: list[str | None] = []
+        for first, last in self.shelf.spans(AT_ONCE, ROWS_AT_ONCE):
+            rows = self.shelf.rows(first, last, (AT, column))
+            days = rows.column(AT).cast(pa.int64()).to_numpy() / DAY_US
+            said = np.asarray(rows.column(column).is_valid()) & (days < before)
+            places = np.maximum.accumulate(np.where(said, np.arange(len(days)), -1))
+            words = rows.column(column)
+            starts = self.shelf.starts[first : last + 1] - self.shelf.starts[first]
+            for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+                if len(found) == most_customers:
+                    return found
+                if days[start] < as_of.days:
+                    place = int(places[end - 1])
+                    found.append(words[place].as_py() if place >= start else None)
+        return found
+
     def customers(
         self, first: int, last: int, as_of: Moment, *, most_events: int
     ) -> list[tuple[str, Customer]]:
         """Those from `first` up to `last` with an event before `as_of`, by their names."""
-        rows = self.shelf.rows(first, last)
+        rows = self.shelf.rows(first, last, (CUSTOMER, AT, "type", *NUMBERS, *THINGS))
         days = rows.column(AT).cast(pa.int64()).to_numpy() / DAY_US
         types = _codes(rows.column("type").combine_chunks())
         amounts, quantities = (rows.column(name).to_numpy() for name in ("amount", "quantity"))

@@ -4,6 +4,7 @@ Invariant: nothing of the latest stretch is known to who is fitted, and all who 
 the same customers in it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 #: Days held out where none are asked for: at most, and of all days.
 LONGEST_DAYS, SHARE = 90, 0.25
 FEWEST_DAYS = 7
+MOST_SEGMENTS = 100
 MOST_JUDGED = 10_000  # customers; of more a fair sample
 SHIPPED = "shipped"
 TRAINED = frozenset({"finetune", "search", "distill"})  # kinds whose words say how to train
@@ -87,6 +89,39 @@ class CustomerSubject:
         from models.stretch import Stretch
 
         return Stretch.latest(self.shop, self.horizons, most=MOST_JUDGED)
+
+    @cached_property
+    def segments(self) -> Mapping[str, str] | None:
+        """The segment of a customer by its place in the stretch: the latest word before it began.
+
+        Raises JobError if it tells nobody apart, or too many.
+        """
+        column = self._desk.job.details.get("segment")
+        if column is None:
+            return None
+        days = float(max(self.horizons))
+        words = self._stores.datasets.customer_segment(
+            self.dataset.id,
+            column,
+            as_of=self.as_of,
+            before=self.as_of.days - days,
+            most_customers=self._desk.settings.max_customers,
+        )
+        people = cuts.cut_at(self.shop.crowd, days).people[self.stretch.rows]
+        said = {str(place): words[person] for place, person in enumerate(people.tolist())}
+        found = {place: word for place, word in said.items() if word is not None}
+        count = len(set(found.values()))
+        if not found:
+            raise JobError(
+                f"no customer has a value of {column!r} before {self._first:%Y-%m-%d}, when what "
+                "is held out begins; name another `segment`, or shorter `horizons_days`"
+            )
+        if count > MOST_SEGMENTS:
+            raise JobError(
+                f"{column!r} has {count} different values, and {MOST_SEGMENTS} at most tell "
+                "segments apart; name another `segment`"
+            )
+        return found
 
     @property
     def way_out(self) -> str:
@@ -130,7 +165,9 @@ class CustomerSubject:
             f"held out: {max(self.horizons)} days from {first:%Y-%m-%d} on, in which "
             f"{shares[-1]:.1%} of {len(stretch.rows):,} customers bought"
         )
-        return {
+        counted = Counter((self.segments or {}).values())
+        told = {"segments": dict(sorted(counted.items()))} if counted else {}
+        return told | {
             "horizons_days": list(self.horizons),
             "customers": len(stretch.rows),
             "bought": plain(dict(zip(map(str, self.horizons), shares, strict=True))),
@@ -209,6 +246,7 @@ class CustomerSubject:
                 production=PRODUCTION,
                 candidate=CANDIDATE,
                 rules=Rules(margin=self._desk.job.details["margin"]),
+                segments=self.segments,
                 references=simulated_shops(),
                 trained_until={CANDIDATE: until},
                 on_done=counted.done,
@@ -217,7 +255,7 @@ class CustomerSubject:
 
     def scored(self, versions: Mapping[str, Checkpoint]) -> tuple[Facts, Any]:
         """Scores by version and of what a shop would fit, and the whole of them for a file."""
-        from models.gate_events import standing
+        from models.gate_events import losses_by, standing
         from models.stretch import FITTED
 
         counted = Counted(self._desk, len(FITTED) + len(versions))
@@ -234,7 +272,14 @@ class CustomerSubject:
             self._desk.note(f"{name}: log-loss {score.log_loss:.4f}, ECE {score.ece:.4f}")
         verdicts = judged(said, self.stretch.counts, self.horizons)
         whole = {"dataset_id": self.dataset.id, "scores": [asdict(each) for each in verdicts]}
-        return plain({name: asdict(each) for name, each in scores.items()}), plain(whole)
+        shown = {name: asdict(score) for name, score in scores.items()}
+        if self.segments is None:
+            return plain(shown), plain(whole)
+        by_segment = {one.name: losses_by(self.stretch, one, self.segments) for one in said}
+        for name, losses in by_segment.items():
+            shown[name]["segments"] = {part: asdict(loss) for part, loss in losses.items()}
+        whole_by = {"segments": {name: score["segments"] for name, score in shown.items()}}
+        return plain(shown), plain(whole | whole_by)
 
     def _tuned(
         self,

@@ -44,6 +44,7 @@ from app.errors import (
     TooLargeError,
     UnavailableError,
 )
+from app.events_intake import SEGMENT, THINGS
 from app.intake import FULL, Order, Taken, check
 from app.mappings import Kind
 from app.metrics import Metrics
@@ -256,6 +257,26 @@ class Datasets:
         if column not in names:
             raise _of_no_use(id_, f"has no column {column[:64]!r}; it has {', '.join(names)}")
         return self.series(id_).segment(column)
+
+    def customer_segment(
+        self, id_: str, column: str, *, as_of: Moment, before: float, most_customers: int | None
+    ) -> list[str | None]:
+        """What a column says of each customer of `population`; see `EventContents.segment`.
+
+        Raises NotFoundError, InvalidInputError.
+        """
+        known = self._of_kind(id_, "events").columns
+        kept = {name: SEGMENT + name for name in known.get("segment", ())}
+        kept |= {known[role]: role for role in ("type", *THINGS) if known[role] is not None}
+        if column not in kept:
+            raise _of_no_use(
+                id_,
+                f"has kept no column {column[:64]!r}; it has {', '.join(kept) or 'none'}; others "
+                "are kept where `columns.segment` names them as the file is sent",
+            )
+        return self.events(id_).segment(
+            kept[column], as_of=as_of, before=before, most_customers=most_customers
+        )
 
     def versions_trained_on(self, id_: str) -> list[tuple[str, int]]:
         """The model versions that were fitted to a data set, by name and number."""

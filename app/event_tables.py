@@ -57,11 +57,12 @@ class EventColumns:
     item: str | None = None
     category: str | None = None
     date_format: str | None = None
+    segment: tuple[str, ...] = ()
 
     @property
     def asked(self) -> tuple[str | None, ...]:
         names = (self.customer, self.time, self.type, self.amount, self.quantity)
-        return (*names, self.item, self.category)
+        return (*names, self.item, self.category, *self.segment)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -206,12 +207,14 @@ def event_columns(sheet: Sheet, columns: EventColumns) -> EventColumns:
     """The columns of events, those guessed that are not said. Raises InvalidInputError."""
     who = _named(sheet, columns.customer, CUSTOMER_NAMES, "customer")
     time = _named(sheet, columns.time, TIME_NAMES, "time")
-    kind = columns.type or _guess(sheet, TYPE_NAMES, but=(who, time))
-    amount = columns.amount or _guess(sheet, AMOUNT_NAMES, but=(who, time))
-    quantity = columns.quantity or _guess(sheet, QUANTITY_NAMES, but=(who, time, amount))
-    item = columns.item or _guess(sheet, ITEM_NAMES, but=(who,))
-    category = columns.category or _guess(sheet, CATEGORY_NAMES, but=(who, item))
-    return EventColumns(who, time, kind, amount, quantity, item, category, columns.date_format)
+    no = (who, *columns.segment)
+    kind = columns.type or _guess(sheet, TYPE_NAMES, but=(*no, time))
+    amount = columns.amount or _guess(sheet, AMOUNT_NAMES, but=(*no, time))
+    quantity = columns.quantity or _guess(sheet, QUANTITY_NAMES, but=(*no, time, amount))
+    item = columns.item or _guess(sheet, ITEM_NAMES, but=no)
+    category = columns.category or _guess(sheet, CATEGORY_NAMES, but=(*no, item))
+    guessed = (who, time, kind, amount, quantity, item, category)
+    return EventColumns(*guessed, columns.date_format, columns.segment)
 
 
 def _sorted(rows: pd.DataFrame, notes: tuple[str, ...]) -> EventTable:

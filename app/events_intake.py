@@ -4,7 +4,9 @@ Invariant: a word of the file means what `app.event_tables` takes it for; times 
 file's local clock.
 """
 
+import dataclasses
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,9 +29,37 @@ THINGS = ("item_id", "category")
 OTHER = "other"
 LONGEST_NAME = 256
 MOST_WORDS = 10_000  # sorts of events
+SEGMENT = "+"  # before the names of the columns that tell customers apart
+MOST_SEGMENTS = 100  # that a column may tell apart
+MOST_GUESSED = 8  # columns of a file that may be such
 
 Flags = NDArray[np.bool_]
 Ints = NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class _Segment:
+    """A column that may tell customers apart. said: by the caller. many: too many to be one."""
+
+    name: str
+    said: bool
+    words: set[str] = dataclasses.field(default_factory=set)
+    many: bool = False
+
+    def read(self, column: pa.Array) -> pa.Array:
+        """The words of some rows."""
+        if self.many:
+            return pa.nulls(len(column), pa.string())
+        found = names_of(column.cast(pa.string()))
+        names = [word[:LONGEST_NAME] for word in found.names]
+        self.words.update(names)
+        self.many = len(self.words) > MOST_SEGMENTS
+        return Names(names, found.codes).array()
+
+    @property
+    def tells(self) -> bool:
+        """Whether it tells somebody apart, and not everybody."""
+        return not self.many and (self.said or len(self.words) > 1)
 
 
 class EventReader:
@@ -50,17 +80,23 @@ class EventReader:
         times = sheet.cells[self._time]
         self._form = found.date_format or date_format_of(sheet, times.map(text_of), self._time)
         self._all = list(sheet.cells.columns)
+        unused = [name for name in self._all if name not in self._roles().values()]
+        self._segments = [
+            _Segment(name, said=bool(found.segment))
+            for name in found.segment or unused[:MOST_GUESSED]
+        ]
         self._tell()
         self.restart()
         self.begin()
 
     @property
     def names(self) -> list[str]:
-        said = (self._who, self._time, self._type, *self._beside.values())
+        said = (*self._roles().values(), *(each.name for each in self._segments))
         return list(dict.fromkeys(name for name in said if name is not None))
 
     def restart(self) -> None:
         """Forget what was parsed."""
+        self._segments = [_Segment(each.name, said=each.said) for each in self._segments]
         self._meanings: dict[str, str | None] = {}
         self._offsets: frozenset[str] = frozenset()
         self._came_back = 0
@@ -102,6 +138,10 @@ class EventReader:
             "type": pa.array(types[kept], pa.string()),
             **{field: pa.array(numbers[field][kept]) for field in NUMBERS},
             **{field: column.filter(mask) for field, column in things.items()},
+            **{
+                SEGMENT + each.name: each.read(columns[each.name]).filter(mask)
+                for each in self._segments
+            },
         }
         return Rows(who.names, who.codes[kept], stamps.us[kept], rows[kept], beside)
 
@@ -112,6 +152,16 @@ class EventReader:
                 f"times of several zones ({quoted(sorted(self._offsets))}); write all in local "
                 "time without a zone, or all in UTC"
             )
+        many = [each.name for each in self._segments if each.said and each.many]
+        if many:
+            raise refuse(
+                f"`columns.segment`: {quoted(many)} has more than {MOST_SEGMENTS} different "
+                "values, too many to tell customers apart by"
+            )
+        self._segments = [each for each in self._segments if each.tells]
+        if self._segments:
+            told = ", ".join(each.name for each in self._segments)
+            self.notes.append(f"customers can be told apart by {told}")
         if self._type is not None:
             self.notes += told_meanings(self._meanings, self._type)[:20]
         if self._came_back:
@@ -182,6 +232,7 @@ class EventReader:
                 else part.columns[name]
                 for name in ("type", *NUMBERS, *THINGS)
             },
+            **{SEGMENT + each.name: part.columns[SEGMENT + each.name] for each in self._segments},
         }
         return pa.table(table), part.starts
 
@@ -206,9 +257,13 @@ class EventReader:
 
     def roles(self) -> dict[str, Any]:
         """What each column of the file was taken for."""
-        said = {CUSTOMER: self._who, AT: self._time, "type": self._type, **self._beside}
-        taken = set(said.values())
-        return said | {"unused": [name for name in self._all if name not in taken]}
+        said, segment = self._roles(), [each.name for each in self._segments]
+        taken = {*said.values(), *segment}
+        unused = [name for name in self._all if name not in taken]
+        return said | {"segment": segment, "unused": unused}
+
+    def _roles(self) -> dict[str, str | None]:
+        return {CUSTOMER: self._who, AT: self._time, "type": self._type, **self._beside}
 
     def summary(self, _: Faults) -> dict[str, Any]:
         """What is told of a data set of events."""

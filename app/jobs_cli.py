@@ -107,6 +107,7 @@ def finetune_purchase(
     time_budget: Budget = None,
     promote: Promote = "if_better",
     margin: Margin = 0.0,
+    segment: Segment = None,
     setting: Setting = None,
     watch: Watch = False,
     server: Server = None,
@@ -126,6 +127,7 @@ def finetune_purchase(
         "time_budget_s": time_budget,
         "promote": promote,
         "margin": margin,
+        "segment": segment,
     }
     _ask(words, setting or (), watch=watch, server=server, key=key)
 

@@ -19,7 +19,8 @@ SERIES_WORDS = (
     *("item_id", "timestamp", "target", "known_future", "past_only", "segment", "date_format"),
 )
 EVENT_WORDS = (
-    *("customer_id", "at", "type", "amount", "quantity", "item_id", "category", "date_format"),
+    *("customer_id", "at", "type", "amount", "quantity", "item_id", "category"),
+    *("segment", "date_format"),
 )
 #: How a caller says what is not guessed.
 WAYS = {
@@ -74,6 +75,7 @@ def event_mapping(raw: object) -> EventColumns:
         item=_name(told, "item_id"),
         category=_name(told, "category"),
         date_format=_name(told, "date_format"),
+        segment=_names(told, "segment"),
     )
     _refuse_twice(columns.asked)
     return columns

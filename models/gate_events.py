@@ -94,6 +94,26 @@ def judge_purchases(  # noqa: PLR0913 - each is a thing of its own
     )
 
 
+@dataclass(frozen=True, slots=True)
+class SegmentLoss:
+    """The mean log-loss on the customers of a segment."""
+
+    log_loss: float
+    customers: int
+
+
+def losses_by(stretch: Stretch, said: Said, segments: Mapping[str, str]) -> dict[str, SegmentLoss]:
+    """How one did by segment. segments: as in `judge_purchases`."""
+    grouped: dict[str, list[float]] = {}
+    for place, loss in _named(stretch.losses(said)):
+        if place in segments:
+            grouped.setdefault(segments[place], []).append(loss)
+    return {
+        name: SegmentLoss(float(np.mean(losses)), len(losses))
+        for name, losses in sorted(grouped.items())
+    }
+
+
 def standing(stretch: Stretch, said: Said) -> PurchaseStanding:
     """The scores of what was said."""
     return PurchaseStanding(

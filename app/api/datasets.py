@@ -50,8 +50,8 @@ class DatasetRequest(BaseModel):
         None,
         description="Which column is what; guessed where left out. Of series: `item_id` (a name or "
         "several), `timestamp`, `target`, `known_future`, `past_only`, `segment` (names); of "
-        "events: `customer_id`, `at`, `type`, `amount`, `quantity`, `item_id`, `category`; of both "
-        "`date_format`, as in %d/%m/%Y.",
+        "events: `customer_id`, `at`, `type`, `amount`, `quantity`, `item_id`, `category`, "
+        "`segment` (names); of both `date_format`, as in %d/%m/%Y.",
     )
     freq: str | None = Field(None, description="Of series, a pandas alias; guessed if left out.")
 

@@ -31,7 +31,6 @@ NOT_OF: dict[str, dict[str, str]] = {
     "purchase": {
         "prediction_length": "is of sales; say `horizons_days`",
         "origins": "is of sales; the last days are held out, as many as `horizons_days` says",
-        "segment": "is of sales; a dataset of events keeps no column that tells customers apart",
     },
 }
 
@@ -74,7 +73,10 @@ Segment = Annotated[
     str | None,
     Field(
         max_length=128,
-        description="Of sales: column of the dataset by whose values scores are shown.",
+        description=(
+            "Column of the dataset by whose values scores are shown; of purchase a customer is in "
+            "the segment of the latest value before what is held out."
+        ),
     ),
 ]
 Promote = Literal["if_better", "manual", "never"]

@@ -13,7 +13,7 @@ import pytest
 from app import diary
 from app.customer_subject import CustomerSubject
 from app.desk import Desk
-from app.errors import JobError
+from app.errors import InvalidInputError, JobError
 from app.jobs import Job
 from app.stores import Stores
 from app.versions import Manifest
@@ -43,15 +43,21 @@ def dataset(shop: Shop) -> str:
 
 
 def events(customers: int = 400, history: int = 240) -> pd.DataFrame:
-    """Customers who come back about as regularly as clockwork, which BG/NBD does not know of."""
+    """Customers who come back about as regularly as clockwork, which BG/NBD does not know of.
+
+    All move to the west late in May.
+    """
     settings = ShopSettings(
         customers=customers, history=history, rate=1 / 25, gap_shape=5.0, dates_only=True
     )
     crowd = simulate(np.random.default_rng(1), settings, labelled=1, futures=1).population
+    at = END - pd.to_timedelta(crowd.days_ago, unit="D")
+    region = np.where(crowd.owner % 2, "north", "south")
     return pd.DataFrame(
         {
             "customer_id": crowd.owner,
-            "at": END - pd.to_timedelta(crowd.days_ago, unit="D"),
+            "at": at,
+            "region": np.where(at < pd.Timestamp("2026-05-22"), region, "west"),
             "type": np.array(EVENT_TYPES)[crowd.types],
             "amount": crowd.amounts.round(2),
         }
@@ -59,13 +65,16 @@ def events(customers: int = 400, history: int = 240) -> pd.DataFrame:
 
 
 def test_a_better_version_is_registered_and_promoted(shop: Shop, dataset: str) -> None:
-    job = shop.done(dataset, **QUICK, parent=2)
+    job = shop.done(dataset, **QUICK, parent=2, segment="region")
     assert (job.state, job.error) == ("succeeded", None)
     split, fit, verdict = (job.facts[step] for step in ("split", "fit", "gate"))
     assert (split["horizons_days"], split["held_out_from"]) == ([20, 59], "2026-05-22T00:00:00")
     assert fit["until"] < split["held_out_from"]
     assert verdict["accepted"], verdict
     assert verdict["gain"]["low"] > 0
+    assert {name: each["series"] for name, each in verdict["segments"].items()} == split["segments"]
+    assert set(split["segments"]) == {"north", "south"}
+    assert sum(split["segments"].values()) == 298
     assert set(verdict["references"]) == {"simulated shops", "simulated shops with browsing"}
     scores = job.facts["score"]
     assert set(scores) == {"BG/NBD", "production", "candidate", "shipped"}
@@ -128,7 +137,7 @@ def test_what_its_data_cannot_carry_is_told(shop: Shop) -> None:
         shop.book.cancel(job.id)  # it is done here, to be quick
         desk = Desk(job, shop.settings, shop.files(job), lambda _: None, lambda _: None)
         subject = CustomerSubject(desk, Stores(desk))
-        with pytest.raises(JobError) as caught:
+        with pytest.raises((JobError, InvalidInputError)) as caught:
             _ = subject.read(), subject.split()
         return str(caught.value)
 
@@ -144,10 +153,18 @@ def test_what_its_data_cannot_carry_is_told(shop: Shop) -> None:
     known = table[early | (table["customer_id"] > 150)]
     young = known[(known["at"] > END - pd.Timedelta(days=130)) & (known["customer_id"] < 160)]
     assert "customers are known before 2026-05-18" in refusal(young, horizons_days=[60])
+    unused = "has kept no column 'colour'; it has region, type; others are kept where"
+    assert unused in refusal(table, segment="colour")
+    side = pd.Series(np.where(table["customer_id"] % 2, "left", "right"))
+    late = refusal(table.assign(side=side.where(~early)), segment="side", horizons_days=[40])
+    assert "no customer has a value of 'side' before 2026-06-10" in late
+    many = table.assign(category=table["customer_id"])
+    assert "'category' has " in refusal(many, segment="category")
 
 
 def test_versions_are_scored_into_a_file(shop: Shop, dataset: str) -> None:
-    job = shop.done(dataset, kind="evaluate", versions=[2], horizons_days=[7, 30])
+    words = {"versions": [2], "horizons_days": [7, 30], "segment": "region"}
+    job = shop.done(dataset, kind="evaluate", **words)
     assert (job.state, job.error) == ("succeeded", None)
     assert set(job.facts["score"]) == {"2", "BG/NBD", "Pareto/NBD"}
     assert 0.5 < job.facts["score"]["2"]["horizons"]["30"]["auc"] < 1
@@ -157,6 +174,14 @@ def test_versions_are_scored_into_a_file(shop: Shop, dataset: str) -> None:
         ("Pareto/NBD", 7),
     ]
     assert len(found["scores"]) == 6
+    by_region = found["segments"]["2"]
+    assert by_region == job.facts["score"]["2"]["segments"]
+    counts = {name: each["customers"] for name, each in by_region.items()}
+    assert counts == job.facts["split"]["segments"]
+    assert set(counts) == {"north", "south", "west"}
+    mean = sum(each["log_loss"] * each["customers"] for each in by_region.values())
+    whole = job.facts["score"]["2"]["log_loss"]
+    assert mean / sum(counts.values()) == pytest.approx(whole, rel=1e-6)
 
 
 def test_eight_bits_wait_for_a_person_and_serve(shop: Shop, dataset: str) -> None:

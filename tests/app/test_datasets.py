@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytest_asyncio
 from sqlalchemy import Engine, delete
@@ -214,3 +215,28 @@ async def test_what_a_data_set_holds_comes_back(local: Datasets) -> None:
     assert len(population) == 50
     with pytest.raises(InvalidInputError, match="nobody has an event before 2020"):
         local.population(events.id, Clock().moment("2020-01-01"))
+
+
+async def test_a_customer_is_in_the_segment_of_its_latest_row(local: Datasets) -> None:
+    lines = [
+        "customer,date,amount,region,category",
+        *("a,2026-01-01,1,north,shoes", "a,2026-02-01,1,south,", "a,2026-03-01,1,west,bags"),
+        *("b,2026-02-05,1,,", "b,2026-04-01,1,west,shoes", "c,2026-01-05,1,east,bags"),
+    ]
+    stored, _ = await add(local, "\n".join(lines), "events")
+    crowd, as_of = local.population(stored.id)
+
+    def segment(column: str, month: int) -> dict[int, str | None]:
+        """By the number of events, which tells the three apart."""
+        before = Clock().moment(f"2026-0{month}-01").days
+        found = local.customer_segment(
+            stored.id, column, as_of=as_of, before=before, most_customers=None
+        )
+        return dict(zip(np.diff(crowd.starts).tolist(), found, strict=True))
+
+    assert segment("region", 3) == {3: "south", 2: None, 1: "east"}
+    assert segment("region", 5) == {3: "west", 2: "west", 1: "east"}
+    assert segment("region", 1) == {3: None, 2: None, 1: None}
+    assert segment("category", 3) == {3: "shoes", 2: None, 1: "bags"}
+    with pytest.raises(InvalidInputError, match="has kept no column 'plan'; it has region, cat"):
+        segment("plan", 3)

@@ -1,6 +1,7 @@
 """Files of events: what is guessed is told, what cannot be read is refused by its line."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ b,2026-01-04 12:00,newsletter,,
 """
 
 
-def read(path: Path, text: str, **columns: str) -> EventTable:
+def read(path: Path, text: str, **columns: Any) -> EventTable:
     path = path / "events.csv"
     path.write_text(text)
     return read_events(path, EventColumns(**columns))

@@ -332,6 +332,27 @@ def test_orders_are_events(take: Take) -> None:
         assert one["at"].is_monotonic_increasing
 
 
+def test_columns_that_tell_customers_apart_are_kept(take: Take) -> None:
+    header = "customer,date,amount,region,note,same,plan"
+    lines = [
+        f"{each},{'north' if n % 2 else 'south'},note {n},shop,{n % 3 or ''}"
+        for n, each in enumerate(EVENTS)
+    ]
+    table = "\n".join([header, *lines])
+    taken = take(table, "events")
+    assert taken.facts["columns"]["segment"] == ["region", "plan"]
+    assert taken.facts["columns"]["unused"] == ["note", "same"]
+    assert "customers can be told apart by region, plan" in taken.notes
+    kept = rows(take)
+    assert set(kept["+region"]) == {"north", "south"}
+    assert set(kept["+plan"].dropna()) == {"1", "2"}
+    assert take(table, "events", segment="same").facts["columns"]["segment"] == ["same"]
+    many = refused(take, table, "events", segment=["region", "note"])[0]
+    assert "`columns.segment`: 'note' has more than 100 different values" in many
+    twice = refused(take, table, "events", segment="region", type="region")[0]
+    assert "is said to be two things" in twice
+
+
 def test_words_of_events_are_understood_and_what_came_back_is_a_refund(take: Take) -> None:
     words = ("pv", "cart", "buy", "zoom")
     lines = [f"{each},{words[n % 4]}" for n, each in enumerate(EVENTS)]

@@ -94,7 +94,6 @@ def test_what_cannot_be_done_for_purchases_is_told(place: Place) -> None:
     assert "method must be one of lora, full, head, not 'ia3'" in refused(method="ia3")
     assert "'augment' is no setting" in refused(augment=["gaps"])
     assert "prediction_length: is of sales; say `horizons_days`" in refused(prediction_length=7)
-    assert "keeps no column that tells customers apart" in refused(segment="region")
     assert "horizons_days" in refused(horizons_days=[0])
     assert "the network comes in one size" in refused(kind="distill", teacher=1)
 
