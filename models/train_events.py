@@ -33,13 +33,13 @@ from models.checkpoint import ADAPTER_CONFIG
 from models.customers import context_of
 from models.cuts import Cut, Moment, cut_at
 from models.events import Answer, EventsModel, Inputs, load_events
-from models.pretrain_events import amount_loss
+from models.pretrain_events import COUNT_WEIGHT, amount_loss, count_loss, first_loss
 from models.stretch import BG_NBD, MOST_EVENTS, Stretch, tokens_at
 from models.tokens import Tokens, chosen
 from models.tuning import EventsTrainSettings, TrainProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from models.customers import Ints
@@ -175,6 +175,7 @@ class _Tuner:
     def __init__(self, model: EventsModel, shop: Moment, settings: EventsTrainSettings) -> None:
         self.settings = settings
         torch.manual_seed(settings.seed)
+        self.before = copy.deepcopy(model).requires_grad_(False)
         self.model: Any = _freed(model, settings)
         self.examples = _examples(shop, settings)
         self.rng = np.random.default_rng(settings.seed)
@@ -214,9 +215,19 @@ class _Tuner:
         size = min(math.ceil(self.settings.rows * share), len(example.first))
         rows = self.rng.choice(len(example.first), size=size, replace=False)
         batch = example.take(rows, self.model.config.length)
-        loss = censored_loss(self.model, batch) * (share / size)
+        loss = self._loss(batch) * (share / size)
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
+
+    def _loss(self, batch: CensoredBatch) -> Tensor:
+        inputs = Inputs.of(batch.tokens, self.model.device)
+        answer = self.model(inputs)
+        loss = censored_loss(answer, batch, self.model.config.bin_edges)
+        if not self.settings.anchor:
+            return loss
+        with torch.no_grad():
+            before = self.before(inputs)
+        return loss + self.settings.anchor * anchor_loss(answer, before)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -455,16 +466,15 @@ def _example(shop: Moment, cut: Cut) -> _Example:
     return _Example(shop.before(cut), cut, context, cut.first_days(), counts, cut.mean_amount())
 
 
-def censored_loss(model: EventsModel, batch: CensoredBatch) -> Tensor:
+def censored_loss(answer: Answer, batch: CensoredBatch, bin_edges: Sequence[int]) -> Tensor:
     """Sum over the rows of one cut: who buys when, how often and for how much, all but the level.
 
     What a shop sold at each earlier moment has its own level, of a season or a campaign, and that
     of tomorrow is none of them: it is left to what the network knew. Only how customers compare
     with each other is learned.
     """
-    device = next(model.parameters()).device
-    answer = model(Inputs.of(batch.tokens, device))
-    edges = torch.tensor([0.0, *model.config.bin_edges], device=device)
+    device = answer.hazard.device
+    edges = torch.tensor([0.0, *bin_edges], device=device)
     first = torch.from_numpy(batch.first).float().to(device)
     timing = survival_loss(answer, first, watched=batch.watched, edges=edges)
     counts = torch.from_numpy(batch.counts).float().to(device)
@@ -473,6 +483,18 @@ def censored_loss(model: EventsModel, batch: CensoredBatch) -> Tensor:
     count = (1 + counts) * torch.log1p(mean) - counts * torch.log(mean + 1e-9)
     amount = amount_loss(answer, torch.from_numpy(batch.amount).float().to(device))
     return timing + 0.1 * count.sum() + 0.1 * amount.sum()
+
+
+def anchor_loss(answer: Answer, before: Answer) -> Tensor:
+    """Sum over the rows of how far an answer is from that of the network before, in when the first
+    purchase comes and in how many there are: Kullback–Leibler divergence, but for a constant, and
+    deviance.
+
+    Where customers are compared, the level costs nothing and would drift; this alone speaks of it,
+    and is least where the means over customers are those of the network before.
+    """
+    first = first_loss(answer, before.log_first().exp())
+    return (first + COUNT_WEIGHT * count_loss(answer, before.purchases())).sum()
 
 
 def survival_loss(answer: Answer, first: Tensor, *, watched: float, edges: Tensor) -> Tensor:

@@ -144,7 +144,8 @@ class EventsTrainSettings:
     method: of EVENT_METHODS. rank: of LoRA. steps: at most; how many is chosen on the latest
     stretch of what is given, by `looks`. rows: customers of a step, from `at_once` of the `cuts`,
     which are earlier moments. learning_rate: None for that of EVENT_RATES. average: of the
-    exponential mean of the weights, which is what is judged and kept. judged: customers at most on
+    exponential mean of the weights, which is what is judged and kept. anchor: weight of the
+    distance to what the network said before, which holds the level. judged: customers at most on
     the stretch that chooses, which is validation_days at most, and no more than a third of the
     history. least_customers, least_days: of a shop that can be tuned to. budget_s: seconds of work,
     half of them at most before the number of steps is chosen.
@@ -159,6 +160,7 @@ class EventsTrainSettings:
     cuts: int = 12
     at_once: int = 4
     average: float = 0.95
+    anchor: float = 0.03
     judged: int = 5000
     validation_days: float = 90.0
     least_customers: int = 100
@@ -184,6 +186,8 @@ class EventsTrainSettings:
                 raise ModelError(f"{name} must be above 0, not {getattr(self, name)}")
         if not 0 <= self.average < 1:
             raise ModelError("average must lie in [0, 1)")
+        if not 0 <= self.anchor < math.inf:
+            raise ModelError(f"anchor must be 0 or above, not {self.anchor}")
         if self.budget_s is not None and not self.budget_s > 0:
             raise ModelError("budget_s must be above 0, or left out for no limit")
 

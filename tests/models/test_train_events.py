@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.base import ModelError
+from models.base import FloatArray, ModelError
+from models.checkpoint import shipped
+from models.customers import context_of
 from models.cuts import Moment, cut_at
-from models.events import Answer, EventsNetwork, load_events
-from models.stretch import Stretch
+from models.events import Answer, EventsModel, EventsNetwork, load_events
+from models.stretch import Stretch, curves_of, tokens_at
 from models.synth.customers import ShopSettings, simulate
-from models.train_events import _examples, fine_tune, survival_loss
+from models.train_events import _examples, _Tuner, anchor_loss, fine_tune, survival_loss
 from models.tuning import EventsTrainSettings
 from tests.models.test_events import save_tiny
 
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
 
     from models.tuning import TrainProgress
 
+#: Without an anchor, as a network of random weights has no level that is worth holding.
 QUICK = EventsTrainSettings(
-    rank=2, steps=12, looks=2, rows=48, cuts=3, judged=100, learning_rate=0.02
+    rank=2, steps=12, looks=2, rows=48, cuts=3, judged=100, learning_rate=0.02, anchor=0.0
 )
 
 
@@ -204,6 +207,50 @@ def test_the_level_of_past_days_is_not_learned_but_who_buys_more_is() -> None:
 
     assert loss(0.02, 3.0) == pytest.approx(loss(0.05, 3.0), rel=1e-4)
     losses = [loss(0.02, ratio) for ratio in (2.0, 3.0, 4.5)]
+    assert int(np.argmin(losses)) == 1
+
+
+def test_the_level_stays_that_of_the_network_before() -> None:
+    """Of a shop whose level moves from cut to cut, with steps that are large enough to drift."""
+    settings = ShopSettings(
+        customers=200,
+        history=240,
+        rate=1 / 20,
+        gap_shape=3,
+        dropout="none",
+        season=0.8,
+        wander=0.4,
+        week=0.3,
+    )
+    made = simulate(np.random.default_rng(2), settings, labelled=1, futures=1)
+    moment = Moment(made.population, 0.3, 2)
+    before = levels_of(load_events(shipped("purchase")).model, moment)
+
+    def moved(anchor: float) -> float:
+        hurried = EventsTrainSettings(
+            rank=4, rows=36, cuts=3, at_once=3, anchor=anchor, learning_rate=3e-3
+        )
+        tuner = _Tuner(load_events(shipped("purchase")).model, moment, hurried)
+        tuner.run(40, lambda _tuner, _loss: None)
+        with tuner.averaged():
+            return float(np.abs(levels_of(tuner.model, moment) / before - 1).max())
+
+    assert moved(EventsTrainSettings().anchor) < 0.12
+    assert moved(0.0) > 0.2
+
+
+def levels_of(model: EventsModel, shop: Moment) -> FloatArray:
+    """The share of customers who buy, and the purchases of one, within 30 and 90 days."""
+    tokens = tokens_at(shop, shop.crowd, context_of(shop.crowd), length=model.config.length)
+    curves, days = curves_of(model, tokens), np.array([30.0, 90.0])
+    said = (curves.probability(days), curves.purchases(days))
+    return np.concatenate([each.mean(axis=0) for each in said])
+
+
+def test_an_answer_is_nearest_to_that_before_where_the_level_is() -> None:
+    gained = torch.tensor([[0.5, 0.3], [1.5, 0.9], [1.0, 0.6]])
+    before = answer_of(gained)
+    losses = [float(anchor_loss(answer_of(gained * level), before)) for level in (0.9, 1.0, 1.1)]
     assert int(np.argmin(losses)) == 1
 
 
