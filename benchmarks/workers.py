@@ -1,6 +1,7 @@
-"""One process beside several that serve the same port: fresh and cached answers, and the slowest.
+"""One process beside several that serve the same port, and beside several before one engine.
 
-Both servers are up at the same time and take turns, as they ship, on all cores.
+Fresh and cached answers, and the slowest. All servers are up at the same time and take turns, as
+they ship, on all cores; HTTP processes before one engine do not ship (peers/engine_apart.py).
 
     python benchmarks/workers.py [--workers 2] [--rounds 9]
 """
@@ -11,11 +12,13 @@ from functools import partial
 
 from callers import send
 from report import figure, in_turns, save, table
-from servers import shopcast
+from servers import peer, shopcast
+from serving import await_answer
 from workload import Workload, requests
 
 from models.checkpoint import shipped
 
+ONE = "one process"
 CALLERS = 64
 FRESH, CACHED, LARGE = 512, 4096, 8
 
@@ -25,12 +28,22 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
-    several, checkpoint = f"{options.workers} processes", shipped("series")
+    checkpoint, workers = shipped("series"), options.workers
     with (
         shopcast(checkpoint, worker="external") as one,
-        shopcast(checkpoint, worker="external", workers=options.workers) as many,
+        shopcast(checkpoint, worker="external", workers=workers) as many,
+        peer("engine_apart", checkpoint, http=1) as before,
+        peer("engine_apart", checkpoint, http=workers) as many_before,
     ):
-        ports, workload = {several: many, "one process": one}, Workload(seed=7)
+        ports = {
+            ONE: one,
+            f"{workers} processes": many,
+            "one before an engine": before,
+            f"{workers} before an engine": many_before,
+        }
+        for port in ports.values():
+            await_answer(port, requests(Workload(seed=1).take(1)))
+        workload = Workload(seed=7)
         figures = []
         kinds = (
             ("fresh answers", "requests/s", _fresh),
@@ -43,9 +56,13 @@ def main() -> None:
                 options.rounds,
                 {each: partial(measure, port, workload) for each, port in ports.items()},
             )
-            figures.append(figure(name, rounds, (several, "one process"), unit=unit))
+            figures += [
+                figure(f"{name}, {each}", rounds, (each, ONE), unit=unit)
+                for each in ports
+                if each != ONE
+            ]
     print(table(figures))
-    save("workers", figures, cores=len(os.sched_getaffinity(0)), workers=options.workers)
+    save("workers", figures, cores=len(os.sched_getaffinity(0)), workers=workers)
 
 
 def _fresh(port: int, workload: Workload) -> float:
