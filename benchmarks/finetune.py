@@ -2,7 +2,8 @@
 
 `python benchmarks/finetune.py --data DIR` takes the development quarter of shops.py; `--final`
 takes the other three quarters and appends what it found to benchmarks/results/finetune.jsonl.
-`--state DIR` keeps the runs, to go on from.
+`--state DIR` keeps the runs, to go on from. `--methods` and, on the development quarter, `--rate`
+try others.
 
 Protocol: the gate's windows are the latest of a set; fine-tuning, with the settings a shop gets
 that asks for none, sees nothing after they begin: it stops by the two windows before them and
@@ -32,6 +33,7 @@ from models.gate import Rules, gain_of, losses_of
 from models.metrics import geometric_mean
 from models.series import SeriesNetwork
 from models.train import Earlier, Trained, TrainSettings, fine_tune
+from models.tuning import METHODS as TRAINABLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +63,7 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace, state: Path) -> None:
         self.options, self.state = options, state
-        self.settings = TrainSettings(seed=options.seed, report_to="")
+        self.settings = TrainSettings(seed=options.seed, report_to="", learning_rate=options.rate)
 
     def sets(self, names: Sequence[str]) -> list[ShopSet]:
         found = {one.name: one for one in shop_sets(self.options.data, names)} if names else {}
@@ -101,7 +103,8 @@ class Bench:
 
 def scored(bench: Bench, shop: ShopSet) -> tuple[Backtest, dict[str, Tuned]]:
     """All methods on the windows of a set."""
-    tuned = {name: bench.tuned(shop, replace(bench.settings, method=name)) for name in METHODS}
+    asked = bench.options.methods
+    tuned = {name: bench.tuned(shop, replace(bench.settings, method=name)) for name in asked}
     methods = [Method(NAIVE, seasonal_naive), Method(FOREST, lightgbm(), pooled=True)]
     methods.append(bench.method(ZERO_SHOT, PRETRAINED))
     methods += [bench.method(name, one.directory, PRETRAINED) for name, one in tuned.items()]
@@ -203,11 +206,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="directory of the shop data sets")
     parser.add_argument("--only", nargs="*", default=list(PLANS), help="these sets, or none")
     parser.add_argument("--limit", type=int, default=400, help="at most so many series a set")
+    parser.add_argument("--methods", nargs="+", choices=TRAINABLE, default=list(METHODS))
+    parser.add_argument("--rate", type=float, help="learning rate, to develop on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--state", type=Path, help="directory that keeps the runs")
     parser.add_argument("--continual", nargs=2, choices=list(PLANS), help="one set after another")
     options = parser.parse_args()
+    if options.final and options.rate is not None:
+        parser.error("--final is of the rates that a shop gets")
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as temporary:
         report(Bench(options, options.state or Path(temporary)))

@@ -32,6 +32,7 @@ EVENT_METHODS = ("lora", "full", "head")
 EVENT_IMPOSSIBLE = {
     "prefix": "its attention takes no keys and values from outside",
     "prompt": "it reads events as numbers, and has no embedding of prompts to put before them",
+    "adapter": "its encoder's layers are a library's, with no place behind their feed-forward part",
 }
 EVENT_RATES = {"lora": 4e-4, "head": 4e-4, "full": 1e-4}
 #: What can be done to an example, to have more of them.

@@ -92,6 +92,8 @@ def test_other_methods_make_a_network_of_their_own(method: str, base: Path, tmp_
 def test_what_cannot_be_trained_is_told() -> None:
     with pytest.raises(ModelError, match=r"prefix is not possible for this network.*lora, full, h"):
         EventsTrainSettings(method="prefix")
+    with pytest.raises(ModelError, match=r"adapter is not possible .* no place behind their feed"):
+        EventsTrainSettings(method="adapter")
     with pytest.raises(ModelError, match="method must be one of lora, full, head, not 'ia3'"):
         EventsTrainSettings(method="ia3")
 
