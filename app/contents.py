@@ -32,6 +32,7 @@ AT_ONCE = 2_000  # series or customers
 ROWS_AT_ONCE = 500_000
 ALL_EVENTS = 1 << 40
 DAY_US = 1e6 * DAY_S
+ODD = np.uint64(0x9E3779B97F4A7C15)  # spreads times over all bits
 
 Ints = NDArray[np.int64]
 
@@ -155,6 +156,18 @@ class _Series:
         return _laid(self.columns[name][self.known :][within], places[within], periods)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Bought:
+    """(purchases,) each: the customer, by a hash of the name, and the time in microseconds."""
+
+    who: NDArray[np.uint64]
+    us: Ints
+
+    def keys(self) -> NDArray[np.uint64]:
+        """A number for each, alike for the same customer at the same time."""
+        return self.who ^ (self.us.astype(np.uint64) * ODD)
+
+
 class EventContents:
     """The customers of a data set, and what they did."""
 
@@ -211,6 +224,17 @@ class EventContents:
                     place = int(places[end - 1])
                     found.append(words[place].as_py() if place >= start else None)
         return found
+
+    def bought(self) -> Bought:
+        """All purchases: who, and when."""
+        who, us = [np.zeros(0, dtype=np.uint64)], [np.zeros(0, dtype=np.int64)]
+        for first, last in self.shelf.spans(AT_ONCE, ROWS_AT_ONCE):
+            rows = self.shelf.rows(first, last, (CUSTOMER, AT, "type"))
+            rows = rows.filter(pc.equal(rows.column("type"), "purchase"))
+            names = np.asarray(rows.column(CUSTOMER).to_pylist(), dtype=object)
+            who.append(pd.util.hash_array(names))
+            us.append(rows.column(AT).cast(pa.int64()).to_numpy())
+        return Bought(np.concatenate(who), np.concatenate(us))
 
     def customers(
         self, first: int, last: int, as_of: Moment, *, most_events: int

@@ -6,7 +6,7 @@ the same customers in it.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from app.crowds import Crowd, CrowdBefore, crowd_before, repeats
 from app.datasets import Dataset
 from app.desk import Desk, Facts
 from app.errors import JobError
-from app.moments import Moment
+from app.lineage import sets_before
 from app.plain import plain
 from app.stores import (
     Counted,
     Stores,
     Telling,
     job_threads,
+    note_earlier,
     note_trained,
     refusable,
     train_settings,
@@ -32,7 +34,6 @@ from app.stores import (
 from app.versions import CANDIDATE, PRODUCTION, Checkpoint, Version
 from models import cuts
 from models.base import PURCHASE
-from models.customers import Population
 from models.purchase_scores import judged
 from models.tuning import EventsTrainSettings, TrainProgress
 
@@ -44,11 +45,7 @@ if TYPE_CHECKING:
     from models.stretch import Stretch
     from models.train_events import EventsTrained
 
-#: Days held out where none are asked for: at most, and of all days.
-LONGEST_DAYS, SHARE = 90, 0.25
-FEWEST_DAYS = 7
 MOST_SEGMENTS = 100
-MOST_JUDGED = 10_000  # customers; of more a fair sample
 SHIPPED = "shipped"
 TRAINED = frozenset({"finetune", "search", "distill"})  # kinds whose words say how to train
 
@@ -60,35 +57,29 @@ class CustomerSubject:
         self._desk, self._stores = desk, stores
 
     @cached_property
+    def crowd(self) -> Crowd:
+        return Crowd(
+            self._stores.datasets,
+            self._desk.job.dataset_id or "",
+            horizons_days=self._desk.job.details.get("horizons_days"),
+            most_customers=self._desk.settings.max_customers,
+        )
+
+    @property
     def dataset(self) -> Dataset:
-        return self._stores.datasets.read(self._desk.job.dataset_id or "")
+        return self.crowd.dataset
 
-    @cached_property
-    def as_of(self) -> Moment:
-        """The end of the latest day."""
-        until = self._stores.datasets.events(self.dataset.id).until()
-        midnight = until.local.replace(hour=0, minute=0)
-        full = until.local == midnight
-        return replace(until, local=midnight if full else midnight + timedelta(days=1))
-
-    @cached_property
+    @property
     def shop(self) -> cuts.Moment:
-        return cuts.Moment(self._crowd(), self.as_of.year_phase, self.as_of.local.weekday())
+        return self.crowd.shop
 
-    @cached_property
+    @property
     def horizons(self) -> tuple[int, ...]:
-        """Days ahead that are foretold, the farthest of which is the length of the stretch."""
-        asked = self._desk.job.details.get("horizons_days")
-        if asked:
-            return tuple(sorted(set(asked)))
-        days = int(min(LONGEST_DAYS, max(FEWEST_DAYS, SHARE * self.shop.span)))
-        return (-(-days // 3), days)
+        return self.crowd.horizons
 
-    @cached_property
+    @property
     def stretch(self) -> "Stretch":
-        from models.stretch import Stretch
-
-        return Stretch.latest(self.shop, self.horizons, most=MOST_JUDGED)
+        return self.crowd.stretch
 
     @cached_property
     def segments(self) -> Mapping[str, str] | None:
@@ -103,8 +94,8 @@ class CustomerSubject:
         words = self._stores.datasets.customer_segment(
             self.dataset.id,
             column,
-            as_of=self.as_of,
-            before=self.as_of.days - days,
+            as_of=self.crowd.as_of,
+            before=self.crowd.as_of.days - days,
             most_customers=self._desk.settings.max_customers,
         )
         people = cuts.cut_at(self.shop.crowd, days).people[self.stretch.rows]
@@ -172,12 +163,30 @@ class CustomerSubject:
             "customers": len(stretch.rows),
             "bought": plain(dict(zip(map(str, self.horizons), shares, strict=True))),
             "held_out_from": first.isoformat(),
-            "held_out_until": self.as_of.local.isoformat(),
+            "held_out_until": self.crowd.as_of.local.isoformat(),
         }
 
-    def pin(self, made_from: Sequence[Version]) -> Facts:  # noqa: ARG002 - as of series
-        """Nothing: simulated shops alone are replayed and are references."""
-        return {}
+    def pin(self, made_from: Sequence[Version]) -> Facts:
+        """What must not be forgotten: data sets of versions before, each with its version."""
+        found = sets_before(
+            self._stores.versions,
+            made_from,
+            now=(self.dataset.id, self.crowd),
+            read=self._crowd_before,
+            repeats=lambda one, later: repeats(one.bought, later.bought),
+        )
+        return {"earlier": note_earlier(self._desk, [version for version, _ in found])}
+
+    @cached_property
+    def before(self) -> list[CrowdBefore]:
+        """What is pinned, as far as it is still there."""
+        versions, name = self._stores.versions, self._desk.job.model
+        found = []
+        for dataset_id, number in self._desk.facts["split"].get("earlier", []):
+            crowd = self._crowd_before(dataset_id, versions.get(name, number))
+            if crowd is not None:
+                found.append(CrowdBefore(dataset_id, number, crowd.stretch))
+        return found
 
     def fine_tune(self, parent: Checkpoint, to: Path) -> Facts:
         """Train the parent further on what was known before the stretch."""
@@ -221,6 +230,26 @@ class CustomerSubject:
         facts: Facts = plain(asdict(trained))
         return facts | {"until": latest.isoformat(timespec="seconds")}
 
+    def distill(self, teacher: Checkpoint, student: Checkpoint, to: Path) -> "Compressed":
+        """Teach the student what the teacher says of the customers at earlier moments."""
+        from models.compress_events import distill_events
+
+        return refusable(
+            lambda: distill_events(
+                teacher.directory,
+                student.directory,
+                self.stretch.before,
+                to,
+                state=self._desk.state / "run",
+                settings=self._settings(),
+                teacher_base=teacher.base,
+                base_of=student.base,
+                earlier=[each.replayed() for each in self.before],
+                threads=job_threads(self._desk),
+                told=Telling(self._desk),
+            )
+        )
+
     def quantize(self, parent: Checkpoint, to: Path) -> "Compressed":
         """Write the parent as a network that computes in 8 bits."""
         from models.compress_events import quantize_events
@@ -247,7 +276,7 @@ class CustomerSubject:
                 candidate=CANDIDATE,
                 rules=Rules(margin=self._desk.job.details["margin"]),
                 segments=self.segments,
-                references=simulated_shops(),
+                references=[*simulated_shops(), *(each.reference() for each in self.before)],
                 trained_until={CANDIDATE: until},
                 on_done=counted.done,
             )
@@ -281,6 +310,10 @@ class CustomerSubject:
         whole_by = {"segments": {name: score["segments"] for name, score in shown.items()}}
         return plain(shown), plain(whole | whole_by)
 
+    def _crowd_before(self, dataset_id: str, version: Version) -> Crowd | None:
+        most = self._desk.settings.max_customers
+        return crowd_before(self._stores.datasets, dataset_id, version, most_customers=most)
+
     def _tuned(
         self,
         parent: Checkpoint,
@@ -298,6 +331,7 @@ class CustomerSubject:
             state=state,
             settings=settings,
             base_of=parent.base,
+            earlier=[each.replayed() for each in self.before],
             threads=job_threads(self._desk),
             told=told,
         )
@@ -311,11 +345,7 @@ class CustomerSubject:
     @property
     def _first(self) -> datetime:
         """When the stretch begins."""
-        return self.as_of.local - timedelta(days=max(self.horizons))
-
-    def _crowd(self) -> Population:
-        most = self._desk.settings.max_customers
-        return self._stores.datasets.population(self.dataset.id, self.as_of, most_customers=most)[0]
+        return self.crowd.first
 
     def _refuse_little(self) -> None:
         """Raise JobError if too little lies before the stretch."""

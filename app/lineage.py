@@ -4,9 +4,9 @@ Invariant: of an earlier data set nothing that was held out is ever replayed, an
 for anything that has trained on its held-out windows.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from models.backtest import Plan, Record, season_of
 if TYPE_CHECKING:
     from models.gate import Reference
     from models.lessons import Earlier
+
+T = TypeVar("T")
 
 MOST_SETS = 3  # the latest; what was learned before them, they were checked against
 MOST_SERIES = 200  # of each
@@ -63,30 +65,33 @@ def line_of(versions: Versions, version: Version) -> Iterator[Version]:
 
 def sets_before(
     versions: Versions,
-    datasets: Datasets,
     made_from: Sequence[Version],
     *,
-    now: tuple[str, Sequence[Record]],
-) -> list[Before]:
-    """The data sets that versions, or those before them, were trained on, the latest first.
+    now: tuple[str, T],
+    read: Callable[[str, Version], T | None],
+    repeats: Callable[[T, T], bool],
+) -> list[tuple[Version, T]]:
+    """The data sets that versions, or those before them, were trained on, the latest first, each
+    with its latest version.
 
-    now: the data set at hand and its records. One that holds the same sales as a later one is left
-    out, since its held-out windows may have been trained on there.
+    now: the data set at hand, and what is in it. read: what was in one, None if it is not there any
+    more. repeats: whether one says again what a later one says; it is left out, since its held-out
+    windows may have been trained on there.
     """
     line = {each.version: each for one in made_from for each in line_of(versions, one)}
-    found: list[Before] = []
-    seen, later = {now[0]}, [_by_item(now[1])]
+    found: list[tuple[Version, T]] = []
+    seen, later = {now[0]}, [now[1]]
     for number in sorted(line, reverse=True):
         dataset_id = line[number].manifest.dataset_id
         if dataset_id is None or dataset_id in seen or len(found) == MOST_SETS:
             continue
         seen.add(dataset_id)
-        before = read_before(datasets, dataset_id, line[number])
+        before = read(dataset_id, line[number])
         if before is None:
             continue
-        if not any(_same_sales(before.records, each) for each in later):
-            found.append(before)
-        later.append(_by_item(before.records))
+        if not any(repeats(before, each) for each in later):
+            found.append((line[number], before))
+        later.append(before)
     return found
 
 
@@ -109,20 +114,17 @@ def usual_horizon(freq: str) -> int:
     return next((count for start, count in HORIZONS.items() if letters.startswith(start)), 24)
 
 
-def _by_item(records: Sequence[Record]) -> dict[str, Record]:
-    return {record.item: record for record in records}
-
-
-def _same_sales(records: Sequence[Record], later: Mapping[str, Record]) -> bool:
+def same_sales(one: Sequence[Record], other: Sequence[Record]) -> bool:
     """Whether a data set repeats another one: most of what both say of an item is equal."""
+    later = {record.item: record for record in other}
     equal = common = 0
-    for record in records:
-        other = later.get(record.item)
-        if other is None:
+    for record in one:
+        theirs = later.get(record.item)
+        if theirs is None:
             continue
-        times = record.times.intersection(other.times)
+        times = record.times.intersection(theirs.times)
         ours = record.target[record.times.isin(times)]
-        theirs = other.target[other.times.isin(times)]
-        equal += int(np.isclose(ours, theirs, equal_nan=True).sum())
+        said = theirs.target[theirs.times.isin(times)]
+        equal += int(np.isclose(ours, said, equal_nan=True).sum())
         common += len(times)
     return equal > common / 2

@@ -66,6 +66,9 @@ class Subject(Protocol):
     ) -> Facts:
         """Note what came of a training of the parent; as `Fit` says."""
 
+    def distill(self, teacher: Checkpoint, student: Checkpoint, to: Path) -> "Compressed":
+        """Write what the student becomes by learning from the teacher. Raises JobError."""
+
     def quantize(self, parent: Checkpoint, to: Path) -> "Compressed":
         """Write the parent as a network that computes in 8 bits. Raises JobError."""
 

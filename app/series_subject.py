@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from app.datasets import Dataset
 from app.desk import Desk, Facts
 from app.errors import JobError
-from app.lineage import Before, read_before, sets_before, usual_horizon
+from app.lineage import Before, read_before, same_sales, sets_before, usual_horizon
 from app.periods import parse_freq
 from app.plain import plain
 from app.stores import (
@@ -21,6 +21,7 @@ from app.stores import (
     Stores,
     Telling,
     job_threads,
+    note_earlier,
     note_smaller,
     note_trained,
     refusable,
@@ -122,11 +123,14 @@ class SeriesSubject:
 
     def pin(self, made_from: Sequence[Version]) -> Facts:
         """What must not be forgotten: data sets of versions before, each with its version."""
-        now = self.dataset.id, self.records
-        found = sets_before(self._stores.versions, self._stores.datasets, made_from, now=now)
-        for each in found:
-            self._desk.note(f"not to be forgotten: {each.dataset_id}, of version {each.version}")
-        return {"earlier": [[each.dataset_id, each.version] for each in found]}
+
+        def read(id_: str, version: Version) -> list[Record] | None:
+            before = read_before(self._stores.datasets, id_, version)
+            return None if before is None else list(before.records)
+
+        now, versions = (self.dataset.id, self.records), self._stores.versions
+        found = sets_before(versions, made_from, now=now, read=read, repeats=same_sales)
+        return {"earlier": note_earlier(self._desk, [version for version, _ in found])}
 
     @cached_property
     def before(self) -> list[Before]:
@@ -171,6 +175,30 @@ class SeriesSubject:
         note_trained(self._desk, trained)
         facts: Facts = plain(asdict(trained))
         return facts | self._pruned(parent, made)
+
+    def distill(self, teacher: Checkpoint, student: Checkpoint, to: Path) -> "Compressed":
+        """Teach the student what the teacher says of the records."""
+        from models.compress import distill
+
+        if student.base is not None:
+            number = self._desk.facts["split"]["parent"]
+            raise JobError(
+                f"version {number} is an adapter on another one; name a whole version as `parent`, "
+                "such as the shipped one"
+            )
+        return refusable(
+            lambda: distill(
+                teacher.directory,
+                student.directory,
+                self.records,
+                self.plan,
+                to,
+                state=self._desk.state / "run",
+                settings=self._settings(),
+                teacher_base=teacher.base,
+                told=Telling(self._desk),
+            )
+        )
 
     def quantize(self, parent: Checkpoint, to: Path) -> "Compressed":
         """Write the parent as a network that computes in 8 bits."""

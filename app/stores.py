@@ -3,7 +3,7 @@
 Invariant: whatever cannot be is a JobError, whose reason a shop's analyst understands.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.datasets import Datasets
@@ -12,7 +12,7 @@ from app.desk import Desk, Told
 from app.errors import JobError
 from app.metrics import Metrics
 from app.plain import plain
-from app.versions import Versions
+from app.versions import Version, Versions
 from models.base import ModelError
 from models.recipe import settings_of
 from models.tuning import TrainProgress
@@ -80,6 +80,14 @@ def note_trained(desk: Desk, trained: "Trained | EventsTrained") -> None:
         f"{trained.steps} of {trained.steps_done} steps kept, {trained.trained:,} of "
         f"{trained.parameters:,} weights trained; validation {before:.4f} to {after:.4f}"
     )
+
+
+def note_earlier(desk: Desk, versions: Sequence[Version]) -> list[tuple[str, int]]:
+    """Say in the log which data sets are not to be forgotten; each, and its version."""
+    found = [(each.manifest.dataset_id or "", each.version) for each in versions]
+    for dataset_id, version in found:
+        desk.note(f"not to be forgotten: {dataset_id}, of version {version}")
+    return found
 
 
 def note_smaller(desk: Desk, made: "Compressed") -> None:

@@ -6,19 +6,13 @@ Invariant: they differ from a retraining in the step `fit` alone, and pass the s
 from dataclasses import asdict
 
 from app.desk import Facts, Told
-from app.errors import JobError
 from app.plain import plain
 from app.retrain import Retraining, road_by
-from app.series_subject import SeriesSubject
 from app.stores import (
-    Telling,
     note_smaller,
-    note_trained,
     refusable,
     told_of,
-    train_settings,
 )
-from models.tuning import TrainSettings
 
 
 def searched(work: Retraining) -> Facts:
@@ -42,35 +36,10 @@ def searched(work: Retraining) -> Facts:
 
 
 def distilled(work: Retraining) -> Facts:
-    """Teach the parent what another version says of the records."""
-    from models.compress import distill
-
-    subject = work.subject
-    assert isinstance(subject, SeriesSubject)  # noqa: S101 - others are refused
-    student, teacher = work.checkpoint("parent"), work.checkpoint("teacher")
-    if student.base is not None:
-        number = work.desk.facts["split"]["parent"]
-        raise JobError(
-            f"version {number} is an adapter on another one; name a whole version as `parent`, "
-            "such as the shipped one"
-        )
-    made = refusable(
-        lambda: distill(
-            teacher.directory,
-            student.directory,
-            subject.records,
-            subject.plan,
-            work.made,
-            state=work.desk.state / "run",
-            settings=train_settings(work.job.details, TrainSettings),
-            teacher_base=teacher.base,
-            told=Telling(work.desk),
-        )
-    )
-    trained = made.trained
-    assert trained is not None  # noqa: S101 - it always trains
-    note_trained(work.desk, trained)
-    facts: Facts = plain(asdict(trained))
+    """Teach the parent what another version says of the data."""
+    teacher, student = work.checkpoint("teacher"), work.checkpoint("parent")
+    made = work.subject.distill(teacher, student, work.made)
+    facts = work.subject.told(made.trained, student, work.made)
     return facts | {"child": plain(asdict(made.child)), "teacher": plain(asdict(made.parent))}
 
 

@@ -7,6 +7,7 @@ by.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,14 +27,16 @@ from models.events_graph import events_graph_of
 from models.graph import weight_bytes_of
 from models.stretch import MOST_EVENTS, Stretch, tokens_at
 from models.tokens import chosen
-from models.train_events import validation_days
+from models.train_events import fine_tune, validation_days
 from models.tuning import EventsTrainSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from models.cuts import Moment
     from models.train_events import EventsTrained
+    from models.tuning import TrainProgress
 
 AT_ONCE = 256  # customers that are answered to take the time
 
@@ -50,6 +53,41 @@ def quantize_events(
     checkpoint = load_events(base, base=base_of)
     write_eight_bits(checkpoint, out)
     return measured_events(base, out, shop, base_of=base_of, trained=None)
+
+
+def distill_events(  # noqa: PLR0913 - as fine_tune
+    teacher: Path,
+    student: Path,
+    shop: Moment,
+    out: Path,
+    *,
+    state: Path,
+    settings: EventsTrainSettings | None = None,
+    teacher_base: Path | None = None,
+    base_of: Path | None = None,
+    earlier: Sequence[Moment] = (),
+    threads: int | None = None,
+    told: Callable[[TrainProgress], None] | None = None,
+) -> Compressed:
+    """Teach a student what another network says of a shop's customers at earlier moments.
+
+    teacher: of any size and bins; it is the parent that the student is measured against. base_of:
+    the student's base, where it is an adapter; what is written is whole.
+    """
+    settings = replace(settings or EventsTrainSettings(), method="full")
+    trained = fine_tune(
+        student,
+        shop,
+        out,
+        state=state,
+        settings=settings,
+        base_of=base_of,
+        earlier=earlier,
+        teacher=EventsNetwork.load(teacher, teacher_base),
+        threads=threads,
+        told=told,
+    )
+    return measured_events(teacher, out, shop, base_of=teacher_base, trained=trained)
 
 
 def measured_events(

@@ -639,6 +639,13 @@ class Curves:
     def purchases(self, days: FloatArray) -> FloatArray:
         return self.probability(days) + self._until(self.more, days)
 
+    def binned(self, edges: FloatArray) -> Curves:
+        """The same in other bins. edges: (bins + 1,) days, from 0."""
+        hazard, more = (
+            np.diff(self._until(each, edges), axis=1) for each in (self.hazard, self.more)
+        )
+        return Curves(edges, hazard, more, self.amount, self.scale)
+
     def log_odds(self, days: float) -> float:
         """Of a purchase within so many days, of the first row."""
         gained = self._until(self.hazard, np.array([days]))[0, 0]

@@ -17,7 +17,7 @@ import math
 import shutil
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,16 +33,18 @@ from models.checkpoint import ADAPTER_CONFIG
 from models.customers import context_of
 from models.cuts import Cut, Moment, cut_at
 from models.events import Answer, EventsModel, Inputs, load_events
+from models.lessons_events import Taught, Teacher, simulated_tokens, taught_loss
 from models.pretrain_events import COUNT_WEIGHT, amount_loss, count_loss, first_loss
 from models.stretch import BG_NBD, MOST_EVENTS, Stretch, tokens_at
 from models.tokens import Tokens, chosen
-from models.tuning import EventsTrainSettings, TrainProgress
+from models.tuning import REPLAY, EventsTrainSettings, TrainProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from models.customers import Ints
+    from models.events import EventsNetwork
 
 __all__ = ["EventsTrainSettings", "EventsTrained", "Moment", "fine_tune"]
 
@@ -85,6 +87,8 @@ def fine_tune(  # noqa: PLR0913 - each is a thing of its own
     state: Path,
     settings: EventsTrainSettings | None = None,
     base_of: Path | None = None,
+    earlier: Sequence[Moment] = (),
+    teacher: EventsNetwork | None = None,
     threads: int | None = None,
     told: Callable[[TrainProgress], None] | None = None,
 ) -> EventsTrained:
@@ -92,9 +96,10 @@ def fine_tune(  # noqa: PLR0913 - each is a thing of its own
 
     An adapter is written for lora where the base is a whole checkpoint; by other methods, or on an
     adapter, whose own base is base_of, a whole one. It says what the base says if no step was of
-    use. state: where the run is kept to go on from; the same call goes on where it was. told:
-    called with each step, and may raise to stop. Raises ModelError for a shop with too few
-    customers or too short a past, and for a state that is of another run.
+    use. earlier: shops that were learned before, to replay. teacher: what is to be taught. state:
+    where the run is kept to go on from; the same call goes on where it was. told: called with each
+    step, and may raise to stop. Raises ModelError for a shop with too few customers or too short a
+    past, and for a state that is of another run.
     """
     settings = settings or EventsTrainSettings()
     if threads is not None:
@@ -103,15 +108,17 @@ def fine_tune(  # noqa: PLR0913 - each is a thing of its own
     stretch = Stretch.latest(shop, (np.ceil(days / 3), days), most=settings.judged)
     checkpoint = load_events(base, base=base_of)
     parameters = sum(weight.numel() for weight in checkpoint.model.parameters())
-    kept = _State(state, _key(checkpoint.digest, shop, settings), settings, told)
-    first = _Tuner(checkpoint.model, stretch.before, settings)
+    beside = _Beside.of(earlier, teacher, settings)
+    key = _key(f"{checkpoint.digest}{beside.key}", shop, settings)
+    kept = _State(state, key, settings, told)
+    first = _Tuner(checkpoint.model, stretch.before, settings, beside)
     steps, tuned = _best(first, stretch, kept)
     scores = {"tuned": tuned, "zero_shot": _loss(stretch, load_events(base, base=base_of).model)}
     fitted = stretch.fitted(BG_NBD)
     if fitted is not None:
         scores["bg_nbd"] = float(stretch.losses(fitted).mean())
     logger.info("held out %g days: %s after %d steps", days, scores, steps)
-    tuner = _Tuner(load_events(base, base=base_of).model, shop, settings)
+    tuner = _Tuner(load_events(base, base=base_of).model, shop, settings, beside)
     if steps:
         kept.begin(tuner, "everything", steps=steps, after=first.step)
         tuner.run(steps, kept.step)
@@ -172,8 +179,15 @@ def _loss(stretch: Stretch, model: EventsModel) -> float:
 class _Tuner:
     """A network in training on the earlier cuts of one moment."""
 
-    def __init__(self, model: EventsModel, shop: Moment, settings: EventsTrainSettings) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        model: EventsModel,
+        shop: Moment,
+        settings: EventsTrainSettings,
+        beside: _Beside | None = None,
+    ) -> None:
+        self.settings, self.beside = settings, beside or _Beside.of((), None, settings)
+        self.edges = np.array([0.0, *model.config.bin_edges])
         torch.manual_seed(settings.seed)
         self.before = copy.deepcopy(model).requires_grad_(False)
         self.model: Any = _freed(model, settings)
@@ -202,7 +216,7 @@ class _Tuner:
             group["lr"] = self.settings.rate * warm
         count = min(self.settings.at_once, len(self.examples))
         numbers = self.rng.choice(len(self.examples), size=count, replace=False)
-        total = sum(self._learn(self.examples[number], share=1 / count) for number in numbers)
+        total = sum(self._part(self.examples[number], share=1 / count) for number in numbers)
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -210,14 +224,35 @@ class _Tuner:
         torch._foreach_lerp_(self.average, [each.detach() for each in self.weights], 1 - keep)
         return total
 
-    def _learn(self, example: _Example, *, share: float) -> float:
-        """Add the gradient of some rows of a cut, which is this share of the step."""
-        size = min(math.ceil(self.settings.rows * share), len(example.first))
-        rows = self.rng.choice(len(example.first), size=size, replace=False)
-        batch = example.take(rows, self.model.config.length)
-        loss = self._loss(batch) * (share / size)
+    def _part(self, example: _Example, *, share: float) -> float:
+        """Add the gradient of some rows, which are this share of the step; in place of the shop's
+        own now and then of another shop's.
+        """
+        size = math.ceil(self.settings.rows * share)
+        replay = self.beside.replay
+        if not replay or self.rng.random() >= replay:
+            loss, rows = self._own(example, size)
+        elif self.beside.earlier:
+            loss, rows = self._again(self.beside.draw(self.rng), size)
+        else:
+            tokens = simulated_tokens(self.rng, size, length=self.model.config.length)
+            inputs, rows = Inputs.of(tokens, self.model.device), len(tokens)
+            loss = taught_loss(self.model(inputs), self._before(inputs))
+        loss = loss * (share / rows)
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
+
+    def _own(self, example: _Example, size: int) -> tuple[Tensor, int]:
+        """Of the shop: what came, and what a teacher says of it."""
+        rows = self._rows(example, size)
+        batch = example.take(rows, self.model.config.length)
+        teacher, share = self.beside.teacher, self.settings.teaching
+        if teacher is None:
+            return self._loss(batch), len(rows)
+        answer = self.model(Inputs.of(batch.tokens, self.model.device))
+        taught = teacher.said_of(example.tokens(rows, teacher.length), self.edges)
+        came = censored_loss(answer, batch, self.model.config.bin_edges)
+        return share * taught_loss(answer, taught) + (1 - share) * came, len(rows)
 
     def _loss(self, batch: CensoredBatch) -> Tensor:
         inputs = Inputs.of(batch.tokens, self.model.device)
@@ -228,6 +263,27 @@ class _Tuner:
         with torch.no_grad():
             before = self.before(inputs)
         return loss + self.settings.anchor * anchor_loss(answer, before)
+
+    def _again(self, example: _Example, size: int) -> tuple[Tensor, int]:
+        """Of a shop that was learned before: what came, and what the network before says of it.
+
+        Where customers are compared the level costs nothing, and would be forgotten without the
+        latter, as of "learning without forgetting" (Li and Hoiem, 2016).
+        """
+        rows = self._rows(example, size)
+        batch = example.take(rows, self.model.config.length)
+        inputs = Inputs.of(batch.tokens, self.model.device)
+        answer = self.model(inputs)
+        came = censored_loss(answer, batch, self.model.config.bin_edges)
+        return (taught_loss(answer, self._before(inputs)) + came) / 2, len(rows)
+
+    @torch.no_grad()
+    def _before(self, inputs: Inputs) -> Taught:
+        return Taught.by(self.before(inputs))
+
+    def _rows(self, example: _Example, size: int) -> Ints:
+        count = len(example.first)
+        return self.rng.choice(count, size=min(size, count), replace=False)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -417,9 +473,12 @@ class _Example:
     counts: FloatArray
     amount: FloatArray
 
-    def take(self, rows: Ints, length: int) -> CensoredBatch:
+    def tokens(self, rows: Ints, length: int) -> Tokens:
         some = chosen(self.cut.population, rows, most_events=MOST_EVENTS)
-        tokens = tokens_at(self.moment, some, self.context, length=length)
+        return tokens_at(self.moment, some, self.context, length=length)
+
+    def take(self, rows: Ints, length: int) -> CensoredBatch:
+        tokens = self.tokens(rows, length)
         return CensoredBatch(
             tokens,
             self.first[rows],
@@ -438,6 +497,42 @@ class CensoredBatch:
     watched: float
     counts: FloatArray
     amount: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Beside:
+    """What is learned from beside the shop. replay: the share of other shops. earlier: by shop, its
+    cuts. key: of all of it.
+    """
+
+    replay: float
+    earlier: tuple[list[_Example], ...]
+    teacher: Teacher | None
+    key: str
+
+    @classmethod
+    def of(
+        cls,
+        earlier: Sequence[Moment],
+        teacher: EventsNetwork | None,
+        settings: EventsTrainSettings,
+    ) -> _Beside:
+        """Shops too small to learn from are left out."""
+        key = hashlib.sha256(b"" if teacher is None else teacher.fingerprint.encode())
+        found = []
+        for shop in earlier if settings.replay != 0 else ():
+            key.update(shop.crowd.days_ago.tobytes())
+            with suppress(ModelError):
+                found.append(_examples(shop, settings))
+        teaching = None if teacher is None else Teacher(teacher)
+        replay = (REPLAY if found else 0.0) if settings.replay is None else settings.replay
+        said = key.hexdigest() if earlier or teacher else ""
+        return cls(replay, tuple(found), teaching, said)
+
+    def draw(self, rng: np.random.Generator) -> _Example:
+        """Any cut of any shop that was learned before."""
+        cuts = self.earlier[int(rng.integers(len(self.earlier)))]
+        return cuts[int(rng.integers(len(cuts)))]
 
 
 def _examples(shop: Moment, settings: EventsTrainSettings) -> list[_Example]:

@@ -34,6 +34,8 @@ EVENT_IMPOSSIBLE = {
     "prompt": "it reads events as numbers, and has no embedding of prompts to put before them",
     "adapter": "its encoder's layers are a library's, with no place behind their feed-forward part",
 }
+#: The share that is replayed of earlier shops where none is asked for.
+REPLAY = 0.1
 EVENT_RATES = {"lora": 4e-4, "head": 4e-4, "full": 1e-4}
 #: What can be done to an example, to have more of them.
 AUGMENTATIONS = ("crop", "gaps", "covariates", "noise")
@@ -146,10 +148,13 @@ class EventsTrainSettings:
     stretch of what is given, by `looks`. rows: customers of a step, from `at_once` of the `cuts`,
     which are earlier moments. learning_rate: None for that of EVENT_RATES. average: of the
     exponential mean of the weights, which is what is judged and kept. anchor: weight of the
-    distance to what the network said before, which holds the level. judged: customers at most on
-    the stretch that chooses, which is validation_days at most, and no more than a third of the
-    history. least_customers, least_days: of a shop that can be tuned to. budget_s: seconds of work,
-    half of them at most before the number of steps is chosen.
+    distance to what the network said before, which holds the level. replay: share of what is
+    learned from that is of other shops, so that nothing is forgotten: of earlier ones where some
+    are given, else of simulated ones; None for REPLAY of earlier ones alone. teaching: share of the
+    loss that is the distance to a teacher's curves, where there is one, in place of the anchor.
+    judged: customers at most on the stretch that chooses, which is validation_days at most, and no
+    more than a third of the history. least_customers, least_days: of a shop that can be tuned to.
+    budget_s: seconds of work, half of them at most before the number of steps is chosen.
     """
 
     method: str = "lora"
@@ -162,6 +167,8 @@ class EventsTrainSettings:
     at_once: int = 4
     average: float = 0.95
     anchor: float = 0.03
+    replay: float | None = None
+    teaching: float = 0.5
     judged: int = 5000
     validation_days: float = 90.0
     least_customers: int = 100
@@ -185,10 +192,13 @@ class EventsTrainSettings:
         for name in ("rate", "validation_days", "save_every_s"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ModelError(f"{name} must be above 0, not {getattr(self, name)}")
-        if not 0 <= self.average < 1:
-            raise ModelError("average must lie in [0, 1)")
         if not 0 <= self.anchor < math.inf:
             raise ModelError(f"anchor must be 0 or above, not {self.anchor}")
+        for name in ("average", "replay"):
+            if not 0 <= (getattr(self, name) or 0) < 1:
+                raise ModelError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+        if not 0 <= self.teaching <= 1:
+            raise ModelError(f"teaching must lie in [0, 1], not {self.teaching}")
         if self.budget_s is not None and not self.budget_s > 0:
             raise ModelError("budget_s must be above 0, or left out for no limit")
 

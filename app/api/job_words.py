@@ -19,12 +19,6 @@ from models.tuning import EventsTrainSettings, TrainSettings
 
 MOST_LEVELS = 99
 LONGEST_DAYS = 730
-#: What is not done with a model, and what to do in its place.
-NOT_DONE: dict[tuple[Kind, str], str] = {
-    ("distill", "purchase"): (
-        "the network comes in one size, which has nothing larger to learn from; ask for finetune"
-    ),
-}
 #: Words that a model has no use for, and what to say in their place.
 NOT_OF: dict[str, dict[str, str]] = {
     "sales": {"horizons_days": "is of purchase; say `prediction_length`"},
@@ -286,11 +280,7 @@ def read_job(raw: object) -> Asked:
 
 
 def _check_possible(words: JobRequest) -> None:
-    """Refuse what is not done with a model, and words that it has no use for."""
-    why = NOT_DONE.get((words.kind, words.model))
-    if why is not None:
-        msg = f"kind: {words.kind} of {words.model} is not done: {why}"
-        raise InvalidInputError((Issue(("kind",), msg, "kind"),))
+    """Refuse words that a model has no use for."""
     if isinstance(words, PredictRequest):
         return
     said = [name for name in words.model_fields_set if getattr(words, name) is not None]

@@ -42,7 +42,7 @@ def dataset(shop: Shop) -> str:
     return shop.dataset(events())
 
 
-def events(customers: int = 400, history: int = 240) -> pd.DataFrame:
+def events(customers: int = 400, history: int = 240, seed: int = 1) -> pd.DataFrame:
     """Customers who come back about as regularly as clockwork, which BG/NBD does not know of.
 
     All move to the west late in May.
@@ -50,7 +50,7 @@ def events(customers: int = 400, history: int = 240) -> pd.DataFrame:
     settings = ShopSettings(
         customers=customers, history=history, rate=1 / 25, gap_shape=5.0, dates_only=True
     )
-    crowd = simulate(np.random.default_rng(1), settings, labelled=1, futures=1).population
+    crowd = simulate(np.random.default_rng(seed), settings, labelled=1, futures=1).population
     at = END - pd.to_timedelta(crowd.days_ago, unit="D")
     region = np.where(crowd.owner % 2, "north", "south")
     return pd.DataFrame(
@@ -131,12 +131,17 @@ def test_a_killed_worker_is_followed_by_one_that_goes_on_and_can_be_stopped(
     assert shop.versions.all("purchase") == before
 
 
+def subject_of(shop: Shop, dataset: str, **words: Any) -> CustomerSubject:
+    """What a job is about, which is looked into here, to be quick."""
+    job = shop.ask(dataset, **words)
+    shop.book.cancel(job.id)
+    desk = Desk(job, shop.settings, shop.files(job), lambda _: None, lambda _: None)
+    return CustomerSubject(desk, Stores(desk))
+
+
 def test_what_its_data_cannot_carry_is_told(shop: Shop) -> None:
     def refusal(table: pd.DataFrame, **words: Any) -> str:
-        job = shop.ask(shop.dataset(table), **words)
-        shop.book.cancel(job.id)  # it is done here, to be quick
-        desk = Desk(job, shop.settings, shop.files(job), lambda _: None, lambda _: None)
-        subject = CustomerSubject(desk, Stores(desk))
+        subject = subject_of(shop, shop.dataset(table), **words)
         with pytest.raises((JobError, InvalidInputError)) as caught:
             _ = subject.read(), subject.split()
         return str(caught.value)
@@ -211,3 +216,34 @@ def test_a_search_keeps_the_best_of_its_trials(shop: Shop, dataset: str) -> None
     assert job.facts["fit"]["until"] < job.facts["split"]["held_out_from"]
     manifest = shop.versions.get("purchase", job.facts["register"]["version"]).manifest
     assert (manifest.source, manifest.parent, manifest.base) == ("search", 2, 2)
+
+
+def test_a_version_learns_from_another_one(shop: Shop, dataset: str) -> None:
+    words: dict[str, Any] = QUICK | {"parent": 1, "teacher": 2, "teaching": 1.0}
+    words |= {"learning_rate": 0.003, "steps": 20, "horizons_days": [20, 60], "promote": "manual"}
+    job = shop.done(dataset, kind="distill", **words)
+    assert (job.state, job.error) == ("awaiting_promotion", None)
+    fit = job.facts["fit"]
+    assert fit["child"]["bytes"] < fit["teacher"]["bytes"]
+    assert fit["child"]["loss"] < fit["scores"]["zero_shot"]
+    assert (fit["method"], fit["whole"]) == ("full", True)
+    assert fit["until"] < job.facts["split"]["held_out_from"]
+    assert {"production", "candidate", "shipped"} <= set(job.facts["score"])
+    manifest = shop.versions.get("purchase", job.facts["register"]["version"]).manifest
+    assert (manifest.source, manifest.parent, manifest.base) == ("distill", 1, None)
+
+
+def test_what_was_learned_of_another_shop_is_not_forgotten(shop: Shop) -> None:
+    words: dict[str, Any] = QUICK | {"horizons_days": [10, 30], "promote": "never"}
+    whole = events(customers=250)
+    first = shop.dataset(whole[whole["at"] < END - pd.Timedelta(days=40)])
+    number = shop.done(first, **words, parent=2).facts["register"]["version"]
+    words |= {"parent": number, "replay": 0.5, "method": "full"}
+    job = shop.done(shop.dataset(events(customers=260, seed=2)), **words)
+    assert (job.state, job.error) == ("succeeded", None)
+    assert job.facts["split"]["earlier"] == [[first, number]]
+    assert f"not to be forgotten: {first}, of version {number}" in diary.read(shop.files(job))
+    ratio = job.facts["gate"]["references"][f"{first}, of version {number}"]
+    assert ratio == pytest.approx(1.0, abs=0.9)  # beside production, which knows nothing
+    again = subject_of(shop, shop.dataset(whole), horizons_days=[10, 30])
+    assert again.pin([shop.versions.get("purchase", number)]) == {"earlier": []}  # told by it

@@ -12,11 +12,13 @@ import pytest
 
 from models.base import CheckpointError, ModelError
 from models.checkpoint import shipped
-from models.compress_events import quantize_events
+from models.compress_events import distill_events, quantize_events
 from models.customers import context_of
-from models.events import EventsNetwork
-from models.stretch import tokens_at
+from models.events import Curves, EventsNetwork
+from models.lessons_events import Taught
+from models.stretch import Stretch, tokens_at
 from models.train_events import fine_tune
+from tests.models.test_events import save_tiny
 from tests.models.test_train_events import QUICK, shop
 
 if TYPE_CHECKING:
@@ -72,6 +74,40 @@ def test_a_quantised_network_is_tuned_further_and_stays_in_8_bits(
         )
         base = None if made.whole else eight[0]
         assert EventsNetwork.load(out, base, device="cpu").describe().dtype == "int8"
+
+
+def test_a_student_learns_what_a_teacher_says_level_and_all(tmp_path: Path) -> None:
+    student, moment = save_tiny(tmp_path / "student"), shop()
+    settings = replace(QUICK, steps=40, looks=2, learning_rate=8e-3, teaching=1.0)
+    parts = (shipped("purchase"), student, moment, tmp_path / "out")
+    found = distill_events(*parts, state=tmp_path / "state", settings=settings)
+    assert found.trained is not None
+    assert (found.trained.method, found.trained.whole) == ("full", True)
+    assert found.child.loss < found.trained.scores["zero_shot"]
+    assert found.child.loss == pytest.approx(found.trained.scores["tuned"], rel=0.2)
+    assert found.child.bytes < found.parent.bytes / 2
+    stretch = Stretch.latest(moment, (20.0, 60.0), most=200)
+    taught, before, after = (
+        stretch.foretold("", EventsNetwork.load(each, device="cpu")).probability
+        for each in (shipped("purchase"), student, tmp_path / "out")
+    )
+    assert np.abs(after - taught).mean() < np.abs(before - taught).mean() / 2
+
+
+def test_a_curve_says_the_same_in_other_bins() -> None:
+    rng, days = np.random.default_rng(0), np.array([3.0, 10.0, 40.0, 100.0])
+    parts = rng.random((2, 5, 4))
+    edges = np.array([0.0, 3, 10, 30, 90])
+    curves = Curves(edges, parts[0], parts[1], np.zeros(5), np.ones(5))
+    other = curves.binned(np.array([0.0, 1, 3, 5, 10, 20, 30, 40, 90, 100]))
+    np.testing.assert_allclose(other.probability(days), curves.probability(days))
+    np.testing.assert_allclose(other.purchases(days), curves.purchases(days))
+    taught = Taught.of(curves, np.array([0.0, 10, 40]))
+    np.testing.assert_allclose(taught.first.sum(dim=1), 1.0, rtol=1e-5)
+    bought = curves.probability(np.array([10.0, 40.0]))
+    np.testing.assert_allclose(taught.first[:, :2].cumsum(dim=1), bought, rtol=1e-5)
+    expected = curves.purchases(np.array([10.0, 40.0]))
+    np.testing.assert_allclose(taught.purchases.cumsum(dim=1), expected, rtol=1e-5)
 
 
 def test_another_arithmetic_and_a_small_shop_are_refused(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -30,7 +30,15 @@ if TYPE_CHECKING:
 
 #: Without an anchor, as a network of random weights has no level that is worth holding.
 QUICK = EventsTrainSettings(
-    rank=2, steps=12, looks=2, rows=48, cuts=3, judged=100, learning_rate=0.02, anchor=0.0
+    rank=2,
+    steps=12,
+    looks=2,
+    rows=48,
+    cuts=3,
+    judged=100,
+    learning_rate=0.02,
+    anchor=0.0,
+    replay=0.0,
 )
 
 
@@ -144,6 +152,64 @@ def test_an_adapter_is_tuned_further_as_a_whole(base: Path, tmp_path: Path) -> N
     )
     assert again.whole
     EventsNetwork.load(second, device="cpu")
+
+
+def test_one_shop_after_another_is_not_forgotten_where_it_is_replayed(tmp_path: Path) -> None:
+    settings = EventsTrainSettings(
+        method="full",
+        steps=16,
+        looks=2,
+        rows=64,
+        cuts=4,
+        judged=200,
+        learning_rate=1e-3,
+        anchor=0.0,
+    )
+    first, second = (
+        Stretch.latest(regular(seed, rate, shape), (20.0, 60.0), most=300)
+        for seed, rate, shape in ((0, 1 / 25, 5.0), (2, 1 / 50, 6.0))
+    )
+
+    def tuned(name: str, base: Path, shop: Moment, *earlier: Moment, **words: float | int) -> Path:
+        out, chosen = tmp_path / name, replace(settings, **words)  # type: ignore[arg-type]
+        state = tmp_path / f"{name}-state"
+        parts: dict[str, Any] = {"settings": chosen, "earlier": earlier, "threads": 1}
+        made = fine_tune(base, shop, out, state=state, **parts)
+        assert made.steps > 0
+        return out
+
+    def loss(directory: Path) -> float:
+        return float(first.losses(first.foretold("", load_events(directory).model)).mean())
+
+    known: dict[str, Any] = {"learning_rate": 5e-4, "steps": 8, "looks": 1, "replay": 0.0}
+    before = tuned("first", shipped("purchase"), first.before, **known)
+    forgetting = tuned("forgetting", before, second.before, replay=0.0)
+    keeping = tuned("keeping", before, second.before, first.before, replay=0.4)
+    assert loss(keeping) < 1.02 * loss(before)
+    assert loss(keeping) < loss(forgetting)
+
+
+def regular(seed: int, rate: float, shape: float) -> Moment:
+    """Customers who come back about as regularly as clockwork."""
+    settings = ShopSettings(customers=300, history=300, rate=rate, gap_shape=shape)
+    made = simulate(np.random.default_rng(seed), settings, labelled=1, futures=1)
+    return Moment(made.population, 0.3, 2)
+
+
+@pytest.mark.parametrize("earlier", [0, 1])
+def test_a_replaying_run_that_was_killed_ends_as_if_it_had_not_been(
+    earlier: int, base: Path, tmp_path: Path
+) -> None:
+    settings = replace(QUICK, save_every_s=1e-9, steps=6, replay=0.5)
+    words: dict[str, Any] = {"settings": settings, "earlier": [shop(seed=5)] * earlier}
+    whole = fine_tune(base, shop(), tmp_path / "one", state=tmp_path / "a", **words)
+    parts, state = (base, shop(), tmp_path / "two"), tmp_path / "b"
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(*parts, state=state, told=stop_at(4), **words)
+    resumed = fine_tune(*parts, state=state, **words)
+    assert resumed.scores == pytest.approx(whole.scores)
+    with pytest.raises(ModelError, match="state of another run"):
+        fine_tune(*parts, state=state, settings=settings, earlier=[shop(seed=6)])
 
 
 def test_a_budget_of_time_is_honoured(base: Path, tmp_path: Path) -> None:

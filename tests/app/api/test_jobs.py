@@ -95,7 +95,9 @@ def test_what_cannot_be_done_for_purchases_is_told(place: Place) -> None:
     assert "'augment' is no setting" in refused(augment=["gaps"])
     assert "prediction_length: is of sales; say `horizons_days`" in refused(prediction_length=7)
     assert "horizons_days" in refused(horizons_days=[0])
-    assert "the network comes in one size" in refused(kind="distill", teacher=1)
+    assert "teacher" in refused(kind="distill")
+    assert "teaching must lie in [0, 1]" in refused(kind="distill", teacher=1, teaching=2)
+    assert "replay must lie in [0, 1)" in refused(replay=1)
 
 
 def test_a_key_makes_one_job_of_two_requests(place: Place) -> None:
