@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from models.backtest import Method, Plan, Record, network, run, task_of, windows_of
 from models.base import ModelError
-from models.checkpoint import CONFIG, WEIGHTS, load_series
+from models.checkpoint import ADAPTER_CONFIG, BASE_DIRECTORY, CONFIG, WEIGHTS, load_series
 from models.examples import until
 from models.series import SeriesNetwork
 from models.train import fine_tune
@@ -41,11 +41,11 @@ ROUNDS = 6
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """bytes: of the checkpoint's files; packed_bytes: of those files in zstd, which is where zeros
-    take less. weight_bytes: of its weights in use, as 8 bits where the arithmetic is, zeros like
-    all others. zeros: share of its weights. rows_per_s: series or customers of a batch, answered
-    each second. loss: before what the gate judges by; pinball in units of seasonal naive's error,
-    of customers the log-loss.
+    """bytes: of the files of the checkpoint and of its base; packed_bytes: of those files in zstd,
+    which is where zeros take less. weight_bytes: of its weights in use, as 8 bits where the
+    arithmetic is, zeros like all others. zeros: share of its weights. rows_per_s: series or
+    customers of a batch, answered each second. loss: before what the gate judges by; pinball in
+    units of seasonal naive's error, of customers the log-loss.
     """
 
     bytes: int
@@ -172,13 +172,14 @@ def measured(
     found = []
     for name, directory, one, speed in zip(_NAMES, (parent, child), networks, speeds, strict=True):
         losses = [score.scaled_pinball for score in scores if score.method == name]
-        weights = load_series(directory, base=base_of if name == "parent" else None).model
+        base = base_of if name == "parent" else None
+        weights, files = load_series(directory, base=base).model, files_of(directory, base)
         values = [weight.detach() for weight in weights.parameters()]
         count = sum(weight.numel() for weight in values)
         found.append(
             Measured(
-                bytes=bytes_of(directory),
-                packed_bytes=packed_of(directory),
+                bytes=bytes_of(files),
+                packed_bytes=packed_of(files),
                 weight_bytes=count * _WIDTHS[one.describe().dtype],
                 zeros=sum(int((weight == 0).sum()) for weight in values) / count,
                 rows_per_s=round(speed, 1),
@@ -203,14 +204,21 @@ def speeds_of(answers: Sequence[Callable[[], object]], rows: int) -> list[float]
     return [rows / median(took[1:]) for took in seconds]
 
 
-def bytes_of(directory: Path) -> int:
-    """Of the files of a checkpoint."""
-    return sum(file.stat().st_size for file in directory.iterdir() if file.is_file())
+def files_of(directory: Path, base: Path | None) -> list[Path]:
+    """The files of a checkpoint, and of its base if it is an adapter."""
+    found = [file for file in directory.iterdir() if file.is_file()]
+    if not (directory / ADAPTER_CONFIG).exists():
+        return found
+    return found + files_of(base or directory / BASE_DIRECTORY, None)
 
 
-def packed_of(directory: Path) -> int:
-    """Bytes of the files of a checkpoint, each in zstd."""
-    return sum(map(_packed, (file for file in directory.iterdir() if file.is_file())))
+def bytes_of(files: Sequence[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
+
+
+def packed_of(files: Sequence[Path]) -> int:
+    """Bytes of files, each in zstd."""
+    return sum(map(_packed, files))
 
 
 def _packed(file: Path) -> int:

@@ -17,6 +17,7 @@ from models.compress import (
     Compressed,
     Measured,
     bytes_of,
+    files_of,
     packed_of,
     speeds_of,
     write_eight_bits,
@@ -110,13 +111,13 @@ def measured_events(
 def _measured(
     directory: Path, base: Path | None, network: EventsNetwork, speed: float, stretch: Stretch
 ) -> Measured:
-    model = load_events(directory, base=base).model
+    model, files = load_events(directory, base=base).model, files_of(directory, base)
     count = sum(weight.numel() for weight in model.parameters())
     zeros = sum(int((weight == 0).sum()) for weight in model.parameters())
     graph = events_graph_of(model, int8=network.describe().dtype == "int8")
     return Measured(
-        bytes=bytes_of(directory),
-        packed_bytes=packed_of(directory),
+        bytes=bytes_of(files),
+        packed_bytes=packed_of(files),
         weight_bytes=weight_bytes_of(graph),
         zeros=zeros / count,
         rows_per_s=round(speed, 1),

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from models.base import CheckpointError
+from models.bottleneck import width_of
 from models.checkpoint import load_series
 from models.compress import distill, prune, quantize
 from models.series import SeriesNetwork
+from models.train import fine_tune
 from tests.models.test_train import PLAN, QUICK, shop
 
 if TYPE_CHECKING:
@@ -31,6 +33,18 @@ def test_a_quantised_network_computes_in_8_bits_by_itself(
     assert found.child.loss == pytest.approx(found.parent.loss, rel=0.1)
     assert found.child.rows_per_s > 0
     assert found.trained is None
+
+
+def test_an_adapter_is_as_large_as_it_and_its_base(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    settings = replace(QUICK, method="adapter", steps=1, look_every=1)
+    adapter = tmp_path / "adapter"
+    parts = (tiny_checkpoint, shop(), PLAN, adapter)
+    fine_tune(*parts, state=tmp_path / "state", settings=settings)
+    found = quantize(adapter, shop(), PLAN, tmp_path / "out", base_of=tiny_checkpoint)
+    assert found.parent.bytes > (tiny_checkpoint / "model.safetensors").stat().st_size
+    assert found.child.bytes < 0.6 * found.parent.bytes
+    assert width_of(load_series(tmp_path / "out").model) == QUICK.rank
+    assert SeriesNetwork.load(tmp_path / "out").describe().dtype == "int8"
 
 
 def test_another_arithmetic_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
