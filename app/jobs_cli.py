@@ -98,7 +98,9 @@ def finetune_sales(
 @finetune.command("purchase")
 def finetune_purchase(
     dataset: Dataset,
-    method: Annotated[str | None, typer.Option(help="lora, full or head.", metavar="NAME")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="lora, adalora, ia3, full or head.", metavar="NAME")
+    ] = None,
     horizons: Annotated[
         str | None,
         typer.Option(help="Days ahead it is judged by, as in 30,90.", metavar="LIST"),

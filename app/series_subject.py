@@ -263,6 +263,7 @@ class SeriesSubject:
             base_of=parent.base,
             earlier=[each.replayed() for each in self.before],
             threads=job_threads(self._desk),
+            logs=self._desk.directory,
             told=told,
         )
 

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from chronos.chronos2.layers import AttentionOutput, GroupSelfAttention
 from chronos.chronos2.model import Chronos2Model
 from torch import Tensor, distributed
@@ -38,6 +37,7 @@ from models.guide import guide
 from models.learner import Learner, rate_at, replace_tensors
 from models.seasonal import CANDIDATES, adjust
 from models.synth.series import groups, singles
+from models.tracking import Curve
 from models.tuning import TRACKERS
 
 if TYPE_CHECKING:
@@ -610,8 +610,7 @@ class _Curve:
     """The losses of a run, to the log and to the trackers asked for."""
 
     def __init__(self, settings: PretrainSettings, *, leads: bool) -> None:
-        names = settings.report_to.split(",") if leads and settings.report_to else []
-        self.trackers = [_tracker(name, settings.run) for name in names]
+        self._told = Curve(settings.report_to if leads else "", settings.run)
 
     def add(self, progress: Progress, name: str, value: float) -> None:
         logger.info(
@@ -622,27 +621,10 @@ class _Curve:
             name,
             value,
         )
-        for tracker in self.trackers:
-            tracker.log({name: value}, step=progress.windows)
+        self._told.add({name: value}, step=progress.windows)
 
     def close(self) -> None:
-        for tracker in self.trackers:
-            tracker.finish()
-
-
-def _tracker(name: str, run: Path) -> GeneralTracker:
-    """A tracker of accelerate's; ModelError where its package is missing."""
-    kind = LOGGER_TYPE_TO_CLASS[name]
-    options = {"logging_dir": run} if kind.requires_logging_directory else {}
-    try:
-        tracker: GeneralTracker = kind("shopcast", **options)
-        tracker.start()
-    except ImportError as error:
-        raise ModelError(
-            f"report_to {name} needs a package that is missing: `pip install {name}`, or "
-            "leave it out (report_to '' writes the log alone)"
-        ) from error
-    return tracker
+        self._told.close()
 
 
 # --- files -----------------------------------------------------------------------------------

@@ -17,9 +17,8 @@ import math
 import shutil
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,11 +30,13 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.utils.logging import disable_progress_bar
 
+from models.adapters import WRITTEN_ALONE, with_adapters
 from models.base import ModelError
 from models.bottleneck import BOTTLENECK, Bottleneck, bottleneck_weights, give_bottlenecks, width_of
 from models.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, WEIGHTS
 from models.lessons import Earlier, Lessons
 from models.pretrain import Batch, answer_of, arrange, draw_batch
+from models.tracking import Curve
 from models.tuning import OPTIMIZERS, Trained, TrainProgress, TrainSettings
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ __all__ = ["Earlier", "TrainProgress", "TrainSettings", "Trained", "fine_tune"]
 
 logger = logging.getLogger(__name__)
 
-#: Methods whose result is an adapter; AdaLoRA's, of a rank for each layer, is merged instead.
-_ADAPTERS = {"lora", "ia3", "adapter"}
+#: Methods whose result is an adapter.
+_ADAPTERS = {*WRITTEN_ALONE, "adapter"}
 #: Methods of our own, in which the network stays the class that it is.
 _OWN = {"full", "head", "adapter"}
 #: Where adapters go: attention and feed-forward of the encoder, and the layers at its ends.
@@ -62,6 +63,7 @@ _FEED_FORWARD = rf"(.*mlp\.wo)|({_ENDS.replace('hidden|', '')})"
 #: Parts of the way to the tuned weights that are tried at the end.
 BLENDS = (0.25, 0.5, 0.75)
 _SAVED = "checkpoint-"
+LOGGED_EVERY = 10  # steps
 
 
 def fine_tune(  # noqa: PLR0913 - each is a thing of its own
@@ -76,6 +78,7 @@ def fine_tune(  # noqa: PLR0913 - each is a thing of its own
     earlier: Sequence[Earlier] = (),
     teacher: Predicting | None = None,
     threads: int | None = None,
+    logs: Path | None = None,
     told: Callable[[TrainProgress], None] | None = None,
 ) -> Trained:
     """Train on what lies before the plan's windows, and write a checkpoint directory to `out`.
@@ -83,15 +86,16 @@ def fine_tune(  # noqa: PLR0913 - each is a thing of its own
     base: the checkpoint to begin from; base_of: its own base if it is an adapter. An adapter is
     written for lora, ia3 and adapter on a whole base, else a whole checkpoint. state: where the run
     is kept to go on from; the same call goes on where it was. told: called after each part of a
-    step, and may raise to stop. teacher: a network whose quantiles are learned as well. Raises
-    ModelError for records that are too few or too short, and for a state that is of another run.
+    step, and may raise to stop. teacher: a network whose quantiles are learned as well. logs: for
+    the files of trackers, `state` where not said. Raises ModelError for records that are too few or
+    too short, and for a state that is of another run.
     """
     settings = settings or TrainSettings()
     if threads is not None:
         torch.set_num_threads(threads)
     lessons = Lessons.of(base, base_of, records, plan, settings, earlier, teacher)
     tuner = _Tuner(lessons, settings, state, told or (lambda _: None))
-    with _quiet():
+    with _quiet(), closing(Curve(settings.report_to, logs or state)) as tuner.curve:
         tuner.train()
     return tuner.write(out)
 
@@ -111,30 +115,15 @@ def adapted(model: Chronos2Model, settings: TrainSettings, *, steps: int) -> Any
             if isinstance(module, torch.nn.Dropout):
                 module.p = settings.dropout
         return model
-    from peft import AdaLoraConfig, IA3Config, LoraConfig, get_peft_model  # noqa: PLC0415
-
-    shared: dict[str, Any] = {
-        "target_modules": TARGETS,
-        "lora_dropout": settings.dropout,
-        "bias": "none",
-    }
-    alpha = 2 * settings.rank
-    kinds: dict[str, Callable[[], Any]] = {
-        "lora": lambda: LoraConfig(r=settings.rank, lora_alpha=alpha, **shared),
-        "adalora": lambda: AdaLoraConfig(
-            init_r=settings.rank + (settings.rank + 1) // 2,
-            target_r=settings.rank,
-            lora_alpha=alpha,
-            tinit=steps // 10,
-            tfinal=steps // 2,
-            total_step=steps,
-            **shared,
-        ),
-        "ia3": lambda: IA3Config(target_modules=TARGETS, feedforward_modules=_FEED_FORWARD),
-    }
-    with warnings.catch_warnings():  # peft reads an attribute by its older name
-        warnings.simplefilter("ignore", FutureWarning)
-        return get_peft_model(model, kinds[settings.method]())
+    return with_adapters(
+        model,
+        settings.method,
+        rank=settings.rank,
+        dropout=settings.dropout,
+        steps=steps,
+        targets=TARGETS,
+        feed_forward=_FEED_FORWARD,
+    )
 
 
 def _freed(model: Chronos2Model, method: str) -> list[torch.nn.Module]:
@@ -232,6 +221,7 @@ class _Tuner:
         self.standing, self.weights = _Standing(), _Weights()
         self.options = dict(lessons.checkpoint.options)
         self.losses: list[float] = []
+        self.curve: Curve
         self.step = 0
 
     def train(self) -> None:
@@ -405,6 +395,7 @@ class _Tuner:
         else:
             standing.looks += 1
         logger.info("step %d: validation %.5f, best %.5f", self.step, score, standing.best)
+        self.curve.add({"loss/validation": score}, step=self.step)
         self.tell(looked=True)
         return standing.looks >= self.settings.patience
 
@@ -573,8 +564,7 @@ class _Trainer(Trainer):
             use_cpu=not torch.cuda.is_available(),
             seed=settings.seed,
             save_strategy="no",
-            logging_steps=10,
-            report_to=_trackers(settings.report_to),
+            report_to=[],
             disable_tqdm=True,
             remove_unused_columns=False,
             dataloader_pin_memory=False,
@@ -652,6 +642,9 @@ class _Steps(TrainerCallback):
         tuner, settings = self.tuner, self.tuner.settings
         tuner.count(time.monotonic() - self.began)
         tuner.tell()
+        if tuner.step % LOGGED_EVERY == 0:
+            recent = tuner.losses[-LOGGED_EVERY * tuner.parts :]
+            tuner.curve.add({"loss/training": float(np.mean(recent))}, step=tuner.step)
         if tuner.step % settings.look_every == 0:
             began = time.monotonic()
             control.should_training_stop |= tuner.look()
@@ -660,20 +653,6 @@ class _Steps(TrainerCallback):
         control.should_save = time.monotonic() - self.saved > settings.save_every_s
         if control.should_save:
             self.saved = time.monotonic()
-
-
-def _trackers(report_to: str) -> list[str]:
-    """Names of Trainer's; ModelError where a package is missing."""
-    if report_to == "auto":
-        return ["tensorboard"] if find_spec("tensorboard") else []
-    names = [name for name in report_to.split(",") if name]
-    for name in names:
-        if not find_spec(name):
-            raise ModelError(
-                f"report_to {name} needs a package that is missing: `pip install {name}`, or leave "
-                "it out"
-            )
-    return names
 
 
 @contextmanager

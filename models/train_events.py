@@ -16,8 +16,7 @@ import logging
 import math
 import shutil
 import time
-import warnings
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,15 +27,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
+from models.adapters import PEFT, WRITTEN_ALONE, with_adapters
 from models.base import FloatArray, ModelError
 from models.checkpoint import ADAPTER_CONFIG
 from models.customers import context_of
 from models.cuts import Cut, Moment, cut_at
-from models.events import Answer, EventsModel, Inputs, load_events
+from models.events import Answer, EventsConfig, EventsModel, Inputs, load_events
 from models.lessons_events import Taught, Teacher, simulated_tokens, taught_loss
 from models.pretrain_events import COUNT_WEIGHT, amount_loss, count_loss, first_loss
 from models.stretch import BG_NBD, MOST_EVENTS, Stretch, tokens_at
 from models.tokens import Tokens, chosen
+from models.tracking import Curve
 from models.tuning import REPLAY, EventsTrainSettings, TrainProgress
 
 if TYPE_CHECKING:
@@ -50,8 +51,24 @@ __all__ = ["EventsTrainSettings", "EventsTrained", "Moment", "fine_tune"]
 
 logger = logging.getLogger(__name__)
 
+IMPORTANCE = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+FEWEST_READ = 4  # events, of customers that are shortened
+AMOUNTS_OFF = 0.1  # deviation of their logarithms
+FEWEST_COMPARED = 8  # customers with each other
+WARM_STEPS = 10.0  # at least
+LOGGED_EVERY = 10  # steps
+OPTIMIZERS: dict[str, Callable[[list[Tensor], float, float], torch.optim.Optimizer]] = {
+    "adamw": lambda weights, rate, decay: torch.optim.AdamW(weights, rate, weight_decay=decay),
+    "adafactor": lambda weights, rate, decay: torch.optim.Adafactor(
+        weights, rate, weight_decay=decay
+    ),
+    "sgd": lambda weights, rate, decay: torch.optim.SGD(weights, rate, 0.9, weight_decay=decay),
+}
 #: Where adapters go: attention and feed-forward of the encoder, and the networks at its ends.
 TARGETS = r"(encoder\.layers\.\d+\.(attn\.(Wqkv|Wo)|mlp\.(Wi|Wo)))|(query|head|shop)\.[024]"
+
+
+FEED_FORWARD = r"(encoder\.layers\.\d+\.mlp\.Wo)|(query|head|shop)\.[24]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +107,18 @@ def fine_tune(  # noqa: PLR0913 - each is a thing of its own
     earlier: Sequence[Moment] = (),
     teacher: EventsNetwork | None = None,
     threads: int | None = None,
+    logs: Path | None = None,
     told: Callable[[TrainProgress], None] | None = None,
 ) -> EventsTrained:
     """Learn from a shop, all of which may be learned from, and write what came of it to `out`.
 
-    An adapter is written for lora where the base is a whole checkpoint; by other methods, or on an
+    An adapter is written for lora and ia3 where the base is whole; by other methods, or on an
     adapter, whose own base is base_of, a whole one. It says what the base says if no step was of
     use. earlier: shops that were learned before, to replay. teacher: what is to be taught. state:
-    where the run is kept to go on from; the same call goes on where it was. told: called with each
-    step, and may raise to stop. Raises ModelError for a shop with too few customers or too short a
-    past, and for a state that is of another run.
+    where the run is kept to go on from; the same call goes on where it was. logs: for the files of
+    trackers, `state` where not said. told: called with each step, and may raise to stop. Raises
+    ModelError for a shop with too few customers or too short a past, and for a state that is of
+    another run.
     """
     settings = settings or EventsTrainSettings()
     if threads is not None:
@@ -110,19 +129,20 @@ def fine_tune(  # noqa: PLR0913 - each is a thing of its own
     parameters = sum(weight.numel() for weight in checkpoint.model.parameters())
     beside = _Beside.of(earlier, teacher, settings)
     key = _key(f"{checkpoint.digest}{beside.key}", shop, settings)
-    kept = _State(state, key, settings, told)
     first = _Tuner(checkpoint.model, stretch.before, settings, beside)
-    steps, tuned = _best(first, stretch, kept)
+    with closing(Curve(settings.report_to, logs or state)) as curve:
+        kept = _State(state, key, settings, curve, told)
+        steps, tuned = _best(first, stretch, kept)
+        tuner = _Tuner(load_events(base, base=base_of).model, shop, settings, beside)
+        if steps:
+            kept.begin(tuner, "everything", steps=steps, after=first.step)
+            tuner.run(steps, kept.step)
     scores = {"tuned": tuned, "zero_shot": _loss(stretch, load_events(base, base=base_of).model)}
     fitted = stretch.fitted(BG_NBD)
     if fitted is not None:
         scores["bg_nbd"] = float(stretch.losses(fitted).mean())
     logger.info("held out %g days: %s after %d steps", days, scores, steps)
-    tuner = _Tuner(load_events(base, base=base_of).model, shop, settings, beside)
-    if steps:
-        kept.begin(tuner, "everything", steps=steps, after=first.step)
-        tuner.run(steps, kept.step)
-    whole = settings.method != "lora" or (base / ADAPTER_CONFIG).exists()
+    whole = settings.method not in WRITTEN_ALONE or (base / ADAPTER_CONFIG).exists()
     tuner.save(out, whole=whole)
     return EventsTrained(
         method=settings.method,
@@ -148,8 +168,8 @@ def validation_days(shop: Moment, settings: EventsTrainSettings) -> float:
 
 
 def _key(digest: str, shop: Moment, settings: EventsTrainSettings) -> str:
-    """Hex digest of what a run is made of; budget and saving may differ when it goes on."""
-    fixed = replace(settings, budget_s=None, save_every_s=30.0)
+    """Hex digest of what a run is made of; time, saving and trackers may differ later on."""
+    fixed = replace(settings, budget_s=None, save_every_s=30.0, report_to="")
     said = hashlib.sha256(f"{digest}{fixed}{shop.year_phase}".encode())
     said.update(shop.crowd.days_ago.tobytes())
     return said.hexdigest()
@@ -195,7 +215,10 @@ class _Tuner:
         self.rng = np.random.default_rng(settings.seed)
         self.weights = [each for each in self.model.parameters() if each.requires_grad]
         self.average = [each.detach().clone() for each in self.weights]
-        self.optimizer = torch.optim.AdamW(self.weights, weight_decay=0.01)
+        self.optimizer = OPTIMIZERS[settings.optimizer](
+            self.weights, settings.rate, settings.weight_decay
+        )
+        self.splits = _splits(self.model, model.config, settings)
         self.step = 0
 
     def run(
@@ -211,14 +234,18 @@ class _Tuner:
 
     def _step(self) -> float:
         self.step += 1
-        warm = min(1.0, self.step / 10)
+        self.model.train(bool(self.settings.dropout))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.rate * warm
+            group["lr"] = self.settings.rate * _factor(self.step, self.settings)
         count = min(self.settings.at_once, len(self.examples))
         numbers = self.rng.choice(len(self.examples), size=count, replace=False)
-        total = sum(self._part(self.examples[number], share=1 / count) for number in numbers)
-        torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
+        share = 1 / (count * self.splits)
+        parts = [self.examples[number] for number in numbers for _ in range(self.splits)]
+        total = sum(self._part(example, share=share) for example in parts)
+        torch.nn.utils.clip_grad_norm_(self.weights, self.settings.clip)
         self.optimizer.step()
+        if self.settings.method == "adalora":
+            self.model.base_model.update_and_allocate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         keep = min(self.settings.average, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.average, [each.detach() for each in self.weights], 1 - keep)
@@ -237,7 +264,7 @@ class _Tuner:
         else:
             tokens = simulated_tokens(self.rng, size, length=self.model.config.length)
             inputs, rows = Inputs.of(tokens, self.model.device), len(tokens)
-            loss = taught_loss(self.model(inputs), self._before(inputs))
+            loss = taught_loss(self._answer(inputs), self._before(inputs))
         loss = loss * (share / rows)
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
@@ -245,19 +272,19 @@ class _Tuner:
     def _own(self, example: _Example, size: int) -> tuple[Tensor, int]:
         """Of the shop: what came, and what a teacher says of it."""
         rows = self._rows(example, size)
-        batch = example.take(rows, self.model.config.length)
+        batch = self._take(example, rows)
         teacher, share = self.beside.teacher, self.settings.teaching
         if teacher is None:
             return self._loss(batch), len(rows)
-        answer = self.model(Inputs.of(batch.tokens, self.model.device))
+        answer = self._answer(Inputs.of(batch.tokens, self.model.device))
         taught = teacher.said_of(example.tokens(rows, teacher.length), self.edges)
-        came = censored_loss(answer, batch, self.model.config.bin_edges)
+        came = self._came(answer, batch)
         return share * taught_loss(answer, taught) + (1 - share) * came, len(rows)
 
     def _loss(self, batch: CensoredBatch) -> Tensor:
         inputs = Inputs.of(batch.tokens, self.model.device)
-        answer = self.model(inputs)
-        loss = censored_loss(answer, batch, self.model.config.bin_edges)
+        answer = self._answer(inputs)
+        loss = self._came(answer, batch)
         if not self.settings.anchor:
             return loss
         with torch.no_grad():
@@ -271,11 +298,29 @@ class _Tuner:
         latter, as of "learning without forgetting" (Li and Hoiem, 2016).
         """
         rows = self._rows(example, size)
-        batch = example.take(rows, self.model.config.length)
+        batch = self._take(example, rows)
         inputs = Inputs.of(batch.tokens, self.model.device)
-        answer = self.model(inputs)
-        came = censored_loss(answer, batch, self.model.config.bin_edges)
+        answer = self._answer(inputs)
+        came = self._came(answer, batch)
         return (taught_loss(answer, self._before(inputs)) + came) / 2, len(rows)
+
+    def _answer(self, inputs: Inputs) -> Answer:
+        """What the network says in training."""
+        halved = self.settings.dtype == "bfloat16"
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=halved):
+            said = self.model(inputs)
+        return Answer(said.hazard.float(), said.more.float(), said.amount.float())
+
+    def _came(self, answer: Answer, batch: CensoredBatch) -> Tensor:
+        level = self.settings.loss == "hazard"
+        return censored_loss(answer, batch, self.model.config.bin_edges, level=level)
+
+    def _take(self, example: _Example, rows: Ints) -> CensoredBatch:
+        length, most = self.model.config.length, MOST_EVENTS
+        if "shorten" in self.settings.augment:
+            most = int(self.rng.integers(min(FEWEST_READ, length), length, endpoint=True))
+        moved = self.rng if "amounts" in self.settings.augment else None
+        return example.take(rows, length, most_events=most, moved=moved)
 
     @torch.no_grad()
     def _before(self, inputs: Inputs) -> Taught:
@@ -290,6 +335,7 @@ class _Tuner:
         """The network has its averaged weights within."""
         live = [each.detach().clone() for each in self.weights]
         self._load(self.average)
+        self.model.eval()
         try:
             yield
         finally:
@@ -305,7 +351,7 @@ class _Tuner:
         part = out.with_name(out.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
         with self.averaged():
-            merges = whole and self.settings.method == "lora"
+            merges = whole and self.settings.method in PEFT
             written = copy.deepcopy(self.model).merge_and_unload() if merges else self.model
             written.save_pretrained(str(part), safe_serialization=True)
         shutil.rmtree(out, ignore_errors=True)
@@ -317,34 +363,78 @@ class _Tuner:
         found |= {f"average.{n}": w for n, w in enumerate(self.average)}
         for number, values in self.optimizer.state_dict()["state"].items():
             found |= {f"optimizer.{number}.{name}": value for name, value in values.items()}
+        for kind, values in self._importance().items():
+            found |= {f"importance.{kind}.{name}": value for name, value in values.items()}
         return {name: value.clone().contiguous() for name, value in found.items()}
+
+    def _importance(self) -> dict[str, dict[str, Tensor]]:
+        """What AdaLoRA knows of its ranks, to be changed in place."""
+        if self.settings.method != "adalora":
+            return {}
+        allocator = self.model.base_model.rankallocator
+        return {name: getattr(allocator, name) for name in IMPORTANCE}
 
     def restore(self, tensors: dict[str, Tensor], step: int, rng: dict[str, Any]) -> None:
         self._load([tensors[f"live.{n}"] for n in range(len(self.weights))])
         self.average = [tensors[f"average.{n}"] for n in range(len(self.weights))]
-        whole = self.optimizer.state_dict()
+        whole, importance = self.optimizer.state_dict(), self._importance()
         for name, value in tensors.items():
-            kind, *place = name.split(".")
+            kind, place, *rest = name.split(".", 2)
             if kind == "optimizer":
-                whole["state"].setdefault(int(place[0]), {})[place[1]] = value
+                whole["state"].setdefault(int(place), {})[rest[0]] = value
+            elif kind == "importance":
+                importance[place][rest[0]] = value
         self.optimizer.load_state_dict(whole)
         self.step, self.rng.bit_generator.state = step, rng
 
 
 def _freed(model: EventsModel, settings: EventsTrainSettings) -> Any:  # noqa: ANN401 - or a PeftModel
     """The network with what is trained free, the rest frozen."""
-    if settings.method != "lora":
+    if settings.method not in PEFT:
         model.requires_grad_(settings.method == "full")
         model.head.requires_grad_(True)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = settings.dropout
         return model
-    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - a second few need
-
-    lora = LoraConfig(
-        r=settings.rank, lora_alpha=2 * settings.rank, target_modules=TARGETS, bias="none"
+    return with_adapters(
+        model,
+        settings.method,
+        rank=settings.rank,
+        dropout=settings.dropout,
+        steps=settings.steps,
+        targets=TARGETS,
+        feed_forward=FEED_FORWARD,
     )
-    with warnings.catch_warnings():  # peft reads an attribute by its older name
-        warnings.simplefilter("ignore", FutureWarning)
-        return get_peft_model(model, lora)
+
+
+def _factor(step: int, settings: EventsTrainSettings) -> float:
+    """Of the learning rate in a step, the first of which is 1."""
+    warm = max(WARM_STEPS, settings.warmup * settings.steps)
+    if step <= warm or settings.schedule == "constant":
+        return min(1.0, step / warm)
+    left = max(0.0, 1 - (step - warm) / max(1.0, settings.steps - warm))
+    return max(
+        0.01, left if settings.schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
+    )
+
+
+def _splits(model: Any, config: EventsConfig, settings: EventsTrainSettings) -> int:  # noqa: ANN401
+    """Into how many pieces a part of a step is cut, so that it stays within the memory there is."""
+    if settings.memory_bytes is None:
+        return 1
+    weights = [(w.numel(), w.requires_grad) for w in model.parameters()]
+    fixed = 4 * sum(count * (5 if trained else 2) for count, trained in weights)
+    tokens = config.length + config.shop_tokens + 1
+    token = 14 * config.hidden_size + 4 * config.intermediate_size + 2 * config.heads * tokens
+    each = 4 * tokens * (config.layers * token + 8 * config.hidden_size)
+    rows = int((settings.memory_bytes - fixed) // each)
+    if rows < FEWEST_COMPARED:
+        raise ModelError(
+            f"memory_bytes {settings.memory_bytes} is too little: weights take {fixed}, and each "
+            f"of {FEWEST_COMPARED} customers who are compared {each}; raise it"
+        )
+    return math.ceil(math.ceil(settings.rows / settings.at_once) / rows)
 
 
 class _State:
@@ -355,10 +445,12 @@ class _State:
         directory: Path,
         key: str,
         settings: EventsTrainSettings,
+        curve: Curve,
         told: Callable[[TrainProgress], None] | None,
     ) -> None:
         self.path = directory / "events.safetensors"
         self.key, self.settings, self.told = key, settings, told or (lambda _: None)
+        self.curve = curve
         self.phase, self.steps, self.after = "", 0, 0
         self.best = (0, math.inf)
         self.active_s, self.score = 0.0, math.nan
@@ -406,12 +498,15 @@ class _State:
         now = time.monotonic()
         self.active_s, self.since = self.active_s + now - self.since, now
         self.tell(tuner, loss)
+        if tuner.step % LOGGED_EVERY == 0:
+            self.curve.add({"loss/training": loss}, step=self.after + tuner.step)
         if now - self.saved > self.settings.save_every_s:
             self.save(tuner)
 
     def look(self, tuner: _Tuner, score: float) -> None:
         """The network was judged."""
         self.score = score
+        self.curve.add({"loss/validation": score}, step=tuner.step)
         if score < self.best[1]:
             self.best = (tuner.step, score)
         self.save(tuner)
@@ -473,12 +568,30 @@ class _Example:
     counts: FloatArray
     amount: FloatArray
 
-    def tokens(self, rows: Ints, length: int) -> Tokens:
-        some = chosen(self.cut.population, rows, most_events=MOST_EVENTS)
+    def tokens(
+        self,
+        rows: Ints,
+        length: int,
+        *,
+        most_events: int = MOST_EVENTS,
+        moved: np.random.Generator | None = None,
+    ) -> Tokens:
+        """moved: by what amounts are a little off, if they are."""
+        some = chosen(self.cut.population, rows, most_events=most_events)
+        if moved is not None:
+            off = moved.lognormal(0.0, AMOUNTS_OFF, size=len(some.amounts))
+            some = replace(some, amounts=some.amounts * off)
         return tokens_at(self.moment, some, self.context, length=length)
 
-    def take(self, rows: Ints, length: int) -> CensoredBatch:
-        tokens = self.tokens(rows, length)
+    def take(
+        self,
+        rows: Ints,
+        length: int,
+        *,
+        most_events: int = MOST_EVENTS,
+        moved: np.random.Generator | None = None,
+    ) -> CensoredBatch:
+        tokens = self.tokens(rows, length, most_events=most_events, moved=moved)
         return CensoredBatch(
             tokens,
             self.first[rows],
@@ -561,20 +674,23 @@ def _example(shop: Moment, cut: Cut) -> _Example:
     return _Example(shop.before(cut), cut, context, cut.first_days(), counts, cut.mean_amount())
 
 
-def censored_loss(answer: Answer, batch: CensoredBatch, bin_edges: Sequence[int]) -> Tensor:
+def censored_loss(
+    answer: Answer, batch: CensoredBatch, bin_edges: Sequence[int], *, level: bool = False
+) -> Tensor:
     """Sum over the rows of one cut: who buys when, how often and for how much, all but the level.
 
     What a shop sold at each earlier moment has its own level, of a season or a campaign, and that
     of tomorrow is none of them: it is left to what the network knew. Only how customers compare
-    with each other is learned.
+    with each other is learned. level: learn it nevertheless.
     """
     device = answer.hazard.device
     edges = torch.tensor([0.0, *bin_edges], device=device)
     first = torch.from_numpy(batch.first).float().to(device)
-    timing = survival_loss(answer, first, watched=batch.watched, edges=edges)
+    timing = survival_loss(answer, first, watched=batch.watched, edges=edges, level=level)
     counts = torch.from_numpy(batch.counts).float().to(device)
     mean = answer.purchases()[:, : counts.shape[1]]
-    mean = mean * (counts.sum(dim=0) / mean.sum(dim=0).clamp(min=1e-9))
+    if not level:
+        mean = mean * (counts.sum(dim=0) / mean.sum(dim=0).clamp(min=1e-9))
     count = (1 + counts) * torch.log1p(mean) - counts * torch.log(mean + 1e-9)
     amount = amount_loss(answer, torch.from_numpy(batch.amount).float().to(device))
     return timing + 0.1 * count.sum() + 0.1 * amount.sum()
@@ -592,13 +708,15 @@ def anchor_loss(answer: Answer, before: Answer) -> Tensor:
     return (first + COUNT_WEIGHT * count_loss(answer, before.purchases())).sum()
 
 
-def survival_loss(answer: Answer, first: Tensor, *, watched: float, edges: Tensor) -> Tensor:
+def survival_loss(
+    answer: Answer, first: Tensor, *, watched: float, edges: Tensor, level: bool = False
+) -> Tensor:
     """Minus the log partial likelihood of rows of one cut, each bin of time a stratum of its own.
 
     The hazard is constant within a bin; what all rows have in common in a bin cancels out, so a
     level that is higher or lower in all of them costs nothing (Cox 1972; with a level of each bin
     at its maximum, Breslow 1974). first: (rows,) days to the purchase, infinite for those censored
-    at `watched` days.
+    at `watched` days. level: minus the log-likelihood itself, in which the level counts.
     """
     gained = functional.softplus(answer.hazard)  # (rows, bins) cumulative hazard of each bin
     low, width = edges[:-1], edges[1:] - edges[:-1]
@@ -607,6 +725,8 @@ def survival_loss(answer: Answer, first: Tensor, *, watched: float, edges: Tenso
     lived = ((until[:, None] - low) / width).clamp(0.0, 1.0)
     place = torch.searchsorted(edges[1:], first.clamp(max=float(edges[-1]) - 1e-3), right=True)
     rate = gained.gather(1, place[:, None])[:, 0] / width[place]
-    events = torch.bincount(place[came], minlength=len(width))
-    level = torch.log((lived * gained).sum(dim=0).clamp(min=1e-9))
-    return (events * level).sum() - torch.log(rate[came]).sum()
+    exposed = (lived * gained).sum(dim=0)
+    if not level:
+        events = torch.bincount(place[came], minlength=len(width))
+        exposed = events * torch.log(exposed.clamp(min=1e-9))
+    return exposed.sum() - torch.log(rate[came].clamp(min=1e-9)).sum()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from models.base import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 #: What is trained, and of how much of the network.
 METHODS = ("lora", "full", "head", "adalora", "ia3", "adapter")
@@ -28,7 +28,7 @@ OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
 RATES = {"lora": 5e-4, "adalora": 2e-3, "ia3": 1e-2, "head": 1e-3, "full": 3e-4, "adapter": 1e-3}
 SCHEDULES = ("constant", "linear", "cosine")
 #: The same of the events network.
-EVENT_METHODS = ("lora", "full", "head")
+EVENT_METHODS = ("lora", "full", "head", "adalora", "ia3")
 EVENT_IMPOSSIBLE = {
     "prefix": "its attention takes no keys and values from outside",
     "prompt": "it reads events as numbers, and has no embedding of prompts to put before them",
@@ -36,7 +36,9 @@ EVENT_IMPOSSIBLE = {
 }
 #: The share that is replayed of earlier shops where none is asked for.
 REPLAY = 0.1
-EVENT_RATES = {"lora": 4e-4, "head": 4e-4, "full": 1e-4}
+EVENT_RATES = {"lora": 4e-4, "adalora": 1.6e-3, "ia3": 8e-3, "head": 4e-4, "full": 1e-4}
+EVENT_LOSSES = ("partial", "hazard")
+EVENT_AUGMENTATIONS = ("shorten", "amounts")
 #: What can be done to an example, to have more of them.
 AUGMENTATIONS = ("crop", "gaps", "covariates", "noise")
 #: What a curve can be reported to; each by its own environment variables.
@@ -103,58 +105,44 @@ class TrainSettings:
     def __post_init__(self) -> None:
         """Raise ModelError for what cannot be asked."""
         _verify_possible(self.method, IMPOSSIBLE, METHODS)
-        self._verify_names()
-        self._verify_numbers()
-
-    def _verify_names(self) -> None:
         _verify_named("method", self.method, METHODS)
         if self.sparsity and self.method != "full":
             raise ModelError(
                 "sparsity needs method full: other methods leave the weights as they are"
             )
-        if not 0 <= self.teaching <= 1:
-            raise ModelError(f"teaching must lie in [0, 1], not {self.teaching}")
         _verify_named("loss", self.loss, LOSSES)
         _verify_named("space", self.space, SPACES)
-        _verify_named("optimizer", self.optimizer, tuple(OPTIMIZERS))
-        _verify_named("schedule", self.schedule, SCHEDULES)
-        _verify_named("dtype", self.dtype, ("float32", "bfloat16"))
-        for name in self.augment:
-            _verify_named("augment", name, AUGMENTATIONS)
-        for name in filter(None, self.report_to.split(",")):
-            _verify_named("report_to", name, ("auto", *TRACKERS))
-
-    def _verify_numbers(self) -> None:
-        counts = ("rank", "steps", "rows", "validation", "look_every", "patience", "judged")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ModelError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("rate", "clip", "recent", "save_every_s"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ModelError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("warmup", "weight_decay", "dropout", "average", "replay", "sparsity"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ModelError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
-        for name in ("budget_s", "memory_bytes", "context"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ModelError(f"{name} must be above 0, or left out for no limit")
+        _verify_shared(self, AUGMENTATIONS)
+        _verify_numbers(
+            self,
+            counts=("rank", "steps", "rows", "validation", "look_every", "patience", "judged"),
+            positive=("rate", "clip", "recent", "save_every_s"),
+            shares=("warmup", "weight_decay", "dropout", "average", "replay", "sparsity"),
+            limits=("budget_s", "memory_bytes", "context"),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class EventsTrainSettings:
     """How the events network is fine-tuned; each field can be left as it is.
 
-    method: of EVENT_METHODS. rank: of LoRA. steps: at most; how many is chosen on the latest
-    stretch of what is given, by `looks`. rows: customers of a step, from `at_once` of the `cuts`,
-    which are earlier moments. learning_rate: None for that of EVENT_RATES. average: of the
-    exponential mean of the weights, which is what is judged and kept. anchor: weight of the
-    distance to what the network said before, which holds the level. replay: share of what is
-    learned from that is of other shops, so that nothing is forgotten: of earlier ones where some
-    are given, else of simulated ones; None for REPLAY of earlier ones alone. teaching: share of the
-    loss that is the distance to a teacher's curves, where there is one, in place of the anchor.
-    judged: customers at most on the stretch that chooses, which is validation_days at most, and no
-    more than a third of the history. least_customers, least_days: of a shop that can be tuned to.
-    budget_s: seconds of work, half of them at most before the number of steps is chosen.
+    method: of EVENT_METHODS. rank: of LoRA and AdaLoRA. steps: at most; how many is chosen on the
+    latest stretch of what is given, by `looks`. rows: customers of a step, from `at_once` of the
+    `cuts`, which are earlier moments. learning_rate: None for that of EVENT_RATES. optimizer,
+    schedule, weight_decay, clip, dtype, memory_bytes, report_to: as of TrainSettings; warmup: share
+    of the steps. dropout: of adapters, or of the encoder where it is trained. loss: of
+    EVENT_LOSSES, how customers compare with each other (Cox's partial likelihood), or the
+    likelihood of their censored hazards, which learns the level as well. augment: of
+    EVENT_AUGMENTATIONS, customers of whom only the latest events are read, and amounts that are a
+    little off. average: of the exponential mean of the weights, which is what is judged and kept.
+    anchor: weight of the distance to what the network said before, which holds the level. replay:
+    share of what is learned from that is of other shops, so that nothing is forgotten: of earlier
+    ones where some are given, else of simulated ones; None for REPLAY of earlier ones alone.
+    teaching: share of the loss that is the distance to a teacher's curves, where there is one, in
+    place of the anchor. judged: customers at most on the stretch that chooses, which is
+    validation_days at most, and no more than a third of the history. least_customers, least_days:
+    of a shop that can be tuned to. budget_s: seconds of work, half of them at most before the
+    number of steps is chosen.
     """
 
     method: str = "lora"
@@ -163,9 +151,17 @@ class EventsTrainSettings:
     looks: int = 6
     rows: int = 256
     learning_rate: float | None = None
+    optimizer: str = "adamw"
+    schedule: str = "constant"
+    warmup: float = 0.03
+    weight_decay: float = 0.01
+    dropout: float = 0.0
+    clip: float = 1.0
     cuts: int = 12
     at_once: int = 4
     average: float = 0.95
+    loss: str = "partial"
+    augment: tuple[str, ...] = ()
     anchor: float = 0.03
     replay: float | None = None
     teaching: float = 0.5
@@ -173,8 +169,11 @@ class EventsTrainSettings:
     validation_days: float = 90.0
     least_customers: int = 100
     least_days: float = 60.0
+    dtype: str = "float32"
     budget_s: float | None = None
+    memory_bytes: int | None = None
     save_every_s: float = 30.0
+    report_to: str = "auto"
     seed: int = 0
 
     @property
@@ -186,21 +185,17 @@ class EventsTrainSettings:
         """Raise ModelError for what cannot be asked."""
         _verify_possible(self.method, EVENT_IMPOSSIBLE, EVENT_METHODS)
         _verify_named("method", self.method, EVENT_METHODS)
-        for name in ("rank", "steps", "looks", "rows", "cuts", "at_once", "judged"):
-            if getattr(self, name) < 1:
-                raise ModelError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("rate", "validation_days", "save_every_s"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ModelError(f"{name} must be above 0, not {getattr(self, name)}")
+        _verify_named("loss", self.loss, EVENT_LOSSES)
+        _verify_shared(self, EVENT_AUGMENTATIONS)
+        _verify_numbers(
+            self,
+            counts=("rank", "steps", "looks", "rows", "cuts", "at_once", "judged"),
+            positive=("rate", "clip", "validation_days", "save_every_s"),
+            shares=("warmup", "weight_decay", "dropout", "average", "replay"),
+            limits=("budget_s", "memory_bytes"),
+        )
         if not 0 <= self.anchor < math.inf:
             raise ModelError(f"anchor must be 0 or above, not {self.anchor}")
-        for name in ("average", "replay"):
-            if not 0 <= (getattr(self, name) or 0) < 1:
-                raise ModelError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
-        if not 0 <= self.teaching <= 1:
-            raise ModelError(f"teaching must lie in [0, 1], not {self.teaching}")
-        if self.budget_s is not None and not self.budget_s > 0:
-            raise ModelError("budget_s must be above 0, or left out for no limit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +253,44 @@ def _verify_possible(method: str, impossible: Mapping[str, str], methods: Sequen
         )
 
 
-def _verify_named(field_name: str, said: str, allowed: Sequence[str]) -> None:
+def _verify_shared(
+    settings: TrainSettings | EventsTrainSettings, augmentations: Sequence[str]
+) -> None:
+    """The names that both networks' settings have."""
+    if not 0 <= settings.teaching <= 1:
+        raise ModelError(f"teaching must lie in [0, 1], not {settings.teaching}")
+    _verify_named("optimizer", settings.optimizer, OPTIMIZERS)
+    _verify_named("schedule", settings.schedule, SCHEDULES)
+    _verify_named("dtype", settings.dtype, ("float32", "bfloat16"))
+    for name in settings.augment:
+        _verify_named("augment", name, augmentations)
+    for name in filter(None, settings.report_to.split(",")):
+        _verify_named("report_to", name, ("auto", *TRACKERS))
+
+
+def _verify_numbers(
+    settings: object,
+    *,
+    counts: Sequence[str],
+    positive: Sequence[str],
+    shares: Sequence[str],
+    limits: Sequence[str],
+) -> None:
+    """shares: in [0, 1). limits: above 0. None of either means that there is none."""
+    for name in counts:
+        if getattr(settings, name) < 1:
+            raise ModelError(f"{name} must be at least 1, not {getattr(settings, name)}")
+    for name in positive:
+        if not 0 < getattr(settings, name) < math.inf:
+            raise ModelError(f"{name} must be above 0, not {getattr(settings, name)}")
+    for name in shares:
+        if not 0 <= (getattr(settings, name) or 0) < 1:
+            raise ModelError(f"{name} must lie in [0, 1), not {getattr(settings, name)}")
+    for name in limits:
+        if getattr(settings, name) is not None and not getattr(settings, name) > 0:
+            raise ModelError(f"{name} must be above 0, or left out for no limit")
+
+
+def _verify_named(field_name: str, said: str, allowed: Collection[str]) -> None:
     if said not in allowed:
         raise ModelError(f"{field_name} must be one of {', '.join(allowed)}, not {said!r}")

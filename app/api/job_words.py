@@ -83,8 +83,8 @@ class _Words(BaseModel):
 class FinetuneRequest(_Words):
     """Train a version further on a dataset, and let it serve if it proves better.
 
-    Further fields are settings of the training: `method` (`lora`, `full`, `head`, and of sales
-    `adalora`, `ia3` and `adapter`), `steps`, `learning_rate`, `rank`, `seed` and the others of
+    Further fields are settings of the training: `method` (`lora`, `adalora`, `ia3`, `full`,
+    `head`, and of sales `adapter`), `steps`, `learning_rate`, `rank`, `seed` and the others of
     docs/models.md.
     """
 

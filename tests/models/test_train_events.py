@@ -39,6 +39,7 @@ QUICK = EventsTrainSettings(
     learning_rate=0.02,
     anchor=0.0,
     replay=0.0,
+    report_to="",
 )
 
 
@@ -102,8 +103,55 @@ def test_what_cannot_be_trained_is_told() -> None:
         EventsTrainSettings(method="prefix")
     with pytest.raises(ModelError, match=r"adapter is not possible .* no place behind their feed"):
         EventsTrainSettings(method="adapter")
-    with pytest.raises(ModelError, match="method must be one of lora, full, head, not 'ia3'"):
-        EventsTrainSettings(method="ia3")
+    with pytest.raises(ModelError, match=r"method must be one of lora, full, .*, not 'vera'"):
+        EventsTrainSettings(method="vera")
+    with pytest.raises(ModelError, match="loss must be one of partial, hazard, not 'mse'"):
+        EventsTrainSettings(loss="mse")
+    with pytest.raises(ModelError, match="augment must be one of shorten, amounts, not 'crop'"):
+        EventsTrainSettings(augment=("crop",))
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"method": "ia3", "loss": "hazard", "optimizer": "adafactor", "schedule": "cosine"},
+        {"method": "adalora", "schedule": "linear", "augment": ("shorten", "amounts")},
+        {"method": "full", "optimizer": "sgd", "dtype": "bfloat16", "dropout": 0.1},
+        {"memory_bytes": 8_000_000, "report_to": "auto"},
+    ],
+)
+def test_every_choice_can_be_trained_with(
+    choice: dict[str, Any], base: Path, tmp_path: Path
+) -> None:
+    settings = replace(QUICK, steps=4, learning_rate=None, **choice)
+    logs = tmp_path / "logs"
+    made = [
+        fine_tune(
+            base, shop(), tmp_path / f"{n}", state=tmp_path / f"s{n}", settings=each, logs=logs
+        )
+        for n, each in enumerate((settings, replace(settings, seed=1)))
+    ]
+    assert all(np.isfinite(each.scores["tuned"]) for each in made)
+    assert made[0].scores != made[1].scores
+    assert made[0].whole == (settings.method in {"adalora", "full"})
+    again = EventsNetwork.load(tmp_path / "0", None if made[0].whole else base, device="cpu")
+    assert again.fingerprint
+    assert bool(list(logs.rglob("events.out.tfevents.*"))) == (settings.report_to == "auto")
+
+
+def test_too_little_memory_is_told(base: Path, tmp_path: Path) -> None:
+    settings = replace(QUICK, memory_bytes=1000)
+    with pytest.raises(ModelError, match="memory_bytes 1000 is too little: weights take"):
+        fine_tune(base, shop(), tmp_path / "out", state=tmp_path / "state", settings=settings)
+
+
+def test_the_likelihood_of_hazards_is_that_of_the_level_too() -> None:
+    edges = torch.tensor([0.0, 10.0, 20.0])
+    gained = torch.tensor([[0.2, 0.4], [0.6, 0.1]])
+    first = torch.tensor([15.0, torch.inf])
+    loss = survival_loss(answer_of(gained), first, watched=18.0, edges=edges, level=True)
+    exposed = 0.2 + 0.4 * 0.5 + 0.6 + 0.1 * 0.8
+    assert float(loss) == pytest.approx(exposed - np.log(0.4 / 10), rel=1e-5)
 
 
 def test_whoever_asks_may_stop_it(base: Path, tmp_path: Path) -> None:
@@ -122,11 +170,11 @@ def stop_at(step: int) -> Callable[[TrainProgress], None]:
     return stop
 
 
-@pytest.mark.parametrize("step", [4, 16])
+@pytest.mark.parametrize(("step", "method"), [(4, "lora"), (16, "lora"), (4, "adalora")])
 def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
-    step: int, base: Path, tmp_path: Path
+    step: int, method: str, base: Path, tmp_path: Path
 ) -> None:
-    settings = replace(QUICK, save_every_s=1e-9)
+    settings = replace(QUICK, method=method, save_every_s=1e-9)
     whole = fine_tune(base, shop(), tmp_path / "one", state=tmp_path / "a", settings=settings)
     parts, state = (base, shop(), tmp_path / "two"), tmp_path / "b"
     with pytest.raises(KeyboardInterrupt):
@@ -138,7 +186,7 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(
     )
     assert shares[0] > (0.1 if step < 12 else 0.5)
     assert resumed.scores == pytest.approx(whole.scores)
-    name = "adapter_model.safetensors"
+    name = "model.safetensors" if whole.whole else "adapter_model.safetensors"
     assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
     with pytest.raises(ModelError, match="state of another run"):
         fine_tune(base, shop(seed=3), tmp_path / "three", state=state, settings=settings)
