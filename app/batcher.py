@@ -35,6 +35,7 @@ FULL_S = 0.2  # the queue counts as full so long after the latest refusal
 WATCH_S = 0.5
 LATE_SHARE = 0.02  # of calls, that may take longer than they were given
 DOUBT_STEP = 0.1
+STALE_S = 1.0  # without work, after which what is expected counts for nothing
 MOST_DOUBT, TELLING = 4.0, 8.0  # the latter larger, so that what is admitted always tells
 CALLER_SHARE = 0.75  # of the queue, that one key may fill
 
@@ -227,14 +228,17 @@ class MicroBatcher:
     def _in_time(self, first: Item, points: int, left_s: float) -> float:
         """In how many seconds so many points should be done; raises if that is too late.
 
-        Work that nobody can use any more would take the time of what still can be answered.
+        Work that nobody can use any more would take the time of what still can be answered. Where
+        nothing comes in between there is no doubt of what is expected; and what comes after a while
+        of nothing is let in whatever that is, or nobody would ever know better.
         """
-        bearable_s = left_s / self._doubt.factor
+        idle_s = 0.0 if self._engine is None or self._backlog.points else self._engine.idle_s
+        bearable_s = left_s if idle_s else left_s / self._doubt.factor
         expected_s = self._expected_s(first.lane, self._backlog.points + points)
         if expected_s > bearable_s:  # unless its turn comes before that of much that waits
             ahead = self._backlog.ahead(points, first.caller)
             expected_s = self._expected_s(first.lane, ahead + points)
-        if expected_s > bearable_s:
+        if expected_s > bearable_s and idle_s < STALE_S:
             msg = "what waits already takes longer than the deadline leaves"
             self._reject(msg, reason="queue_full", retry_after_s=expected_s - bearable_s)
         return expected_s
@@ -456,9 +460,10 @@ class _Doubt:
         self.factor = 1.0
 
     def learn(self, call: _Call, now_s: float) -> None:
-        """Note when a call ended; one that hurried nobody tells nothing."""
-        if call.expected_s * TELLING < call.left_s:
+        """Note when a call ended; one that was in time and hurried nobody tells nothing."""
+        took_s = now_s - call.began_s
+        if call.expected_s * TELLING < call.left_s and took_s < call.left_s:
             return
-        late = now_s - call.began_s > call.expected_s * self.factor
+        late = took_s > call.expected_s * self.factor
         self.factor *= math.exp(DOUBT_STEP * ((1 - LATE_SHARE) if late else -LATE_SHARE))
         self.factor = min(max(self.factor, 1.0), MOST_DOUBT)

@@ -6,6 +6,7 @@ failure, unless the thread dies, hangs or finds the device broken; then `died`, 
 """
 
 import logging
+import math
 import os
 import sys
 import threading
@@ -21,7 +22,9 @@ from models.base import Network, OutOfMemoryError
 
 OVERDUE_FACTOR = 20  # a batch that takes so many times what it should hangs
 RECOVERY_BATCHES = 256  # good batches until a budget of nothing is whole again
-RATE_SHARE = 0.2  # weight of the newest batch in the moving average
+PACE_KEPT = 0.99  # of the weight of earlier batches, with each later one
+SLOWNESS_SHARE = 0.2  # weight of the latest batch in how slow they are
+ALIKE = 0.01  # relative variance of sizes, up to which they tell nothing of the cost of a batch
 MOST_RATES = 1024  # lanes whose speed is remembered
 NICE = 5  # of engine threads, so that the event loop is late for nobody while cores are short
 
@@ -81,22 +84,63 @@ class Budget:
         self._points = min(points, self._points + points / RECOVERY_BATCHES)
 
 
+@dataclass(slots=True)
+class _Pace:
+    """Seconds a batch takes, by its padded points x: a line through what was seen, and how much
+    slower than it the latest batches were. Sums are of seen batches, later ones counting more.
+    """
+
+    count: float = 0.0
+    x: float = 0.0
+    y: float = 0.0
+    xx: float = 0.0
+    xy: float = 0.0
+    slowness: float = 1.0
+
+    def expect_s(self, points: int) -> float:
+        """How long so many points take, in batches as most points had them."""
+        fixed_s, each_s = self._line()
+        return self.slowness * (fixed_s * max(1.0, points * self.x / self.xx) + each_s * points)
+
+    def learn(self, points: int, seconds: float) -> None:
+        if self.count:
+            fixed_s, each_s = self._line()
+            now = seconds / (fixed_s + each_s * points)
+            self.slowness += SLOWNESS_SHARE * (now - self.slowness)
+        self.count = PACE_KEPT * self.count + 1
+        self.x = PACE_KEPT * self.x + points
+        self.y = PACE_KEPT * self.y + seconds
+        self.xx = PACE_KEPT * self.xx + points * points
+        self.xy = PACE_KEPT * self.xy + points * seconds
+
+    def _line(self) -> tuple[float, float]:
+        """Seconds of a batch, and more for each point; neither below zero."""
+        x, y = self.x / self.count, self.y / self.count
+        spread = self.xx / self.count - x * x
+        if spread <= ALIKE * x * x:
+            return 0.0, y / x
+        each_s = min(max(0.0, self.xy / self.count - x * y) / spread, y / x)
+        return y - each_s * x, each_s
+
+
 class Rates:
-    """Seconds a padded point takes in each lane, as a moving average."""
+    """What batches of each lane take."""
 
     def __init__(self) -> None:
-        self._of_lane: dict[Lane, float] = {}
+        self._of_lane: dict[Lane, _Pace] = {}
 
     def expect_s(self, lane: Lane, points: int) -> float:
         """How long so many points take; 0 as long as nothing is known."""
-        return self._of_lane.get(lane, 0.0) * points
+        pace = self._of_lane.get(lane)
+        return 0.0 if pace is None else pace.expect_s(points)
 
     def learn(self, lane: Lane, points: int, *, seconds: float) -> None:
-        rate = seconds / max(1, points)
-        known = self._of_lane.get(lane)
-        if known is None and len(self._of_lane) >= MOST_RATES:
-            del self._of_lane[next(iter(self._of_lane))]
-        self._of_lane[lane] = rate if known is None else known + RATE_SHARE * (rate - known)
+        pace = self._of_lane.get(lane)
+        if pace is None:
+            if len(self._of_lane) >= MOST_RATES:
+                del self._of_lane[next(iter(self._of_lane))]
+            pace = self._of_lane[lane] = _Pace()
+        pace.learn(max(1, points), max(seconds, 1e-6))
 
 
 class Engine:
@@ -125,6 +169,7 @@ class Engine:
         self._proof: Item | None = None  # what was answered last
         self._due_s: dict[int, float] = {}  # by thread: when its batch should have ended
         self._ends_s: dict[int, float] = {}  # and when it should end
+        self._ended_s = -math.inf  # the latest
         self._failed = False
         self._threads = [
             threading.Thread(target=self._live, name=f"engine-{number}", daemon=True)
@@ -145,6 +190,11 @@ class Engine:
     @property
     def alive(self) -> bool:
         return all(thread.is_alive() for thread in self._threads)
+
+    @property
+    def idle_s(self) -> float:
+        """For how long no batch has been running; 0 while one is."""
+        return 0.0 if self._ends_s else time.perf_counter() - self._ended_s
 
     @property
     def overdue(self) -> bool:
@@ -239,6 +289,7 @@ class Engine:
         try:
             results = items[0].network.predict([item.task for item in items])
         finally:
+            self._ended_s = time.perf_counter()
             self._ends_s.pop(thread, None)
             self._due_s.pop(thread, None)
         if len(results) != len(items):

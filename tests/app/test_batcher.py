@@ -363,9 +363,41 @@ async def test_a_service_that_is_late_promises_less() -> None:
             await asyncio.sleep(0.15)
             network.open(turn)
             await asyncio.gather(other, late, return_exceptions=True)
+        first = await network.occupy(batcher)
         with pytest.raises(UnavailableError) as caught:
             await many(400)
         assert caught.value.reason == "queue_full"
+        network.open()
+        await first
+        await many(500)  # nothing comes in between any more
+
+
+async def test_a_network_that_was_slow_once_is_tried_again() -> None:
+    network = Echo(pace_s=0.2)
+    async with running(batch_rows=1) as batcher:
+        loop = asyncio.get_running_loop()
+        for value in range(3):
+            await batcher.submit(network, words(value))
+        network.pace_s = 0.0
+        with pytest.raises(UnavailableError):
+            batcher.submit(network, words(3), deadline_s=loop.time() + 0.1)
+        await asyncio.sleep(1.1)
+        answer = await batcher.submit(network, words(4), deadline_s=loop.time() + 0.1)
+        assert answer.results == [4]
+
+
+async def test_what_came_alone_does_not_make_many_at_once_seem_slow() -> None:
+    network = Echo(pace_s=0.02)  # a batch, whatever is in it
+    async with running(batch_rows=32) as batcher:
+        loop = asyncio.get_running_loop()
+        await batcher.submit(network, words(*range(1000, 1032)))
+        for value in range(30):
+            await batcher.submit(network, words(value))
+        first = await network.occupy(batcher)
+        many = batcher.submit(network, words(*range(100, 132)), deadline_s=loop.time() + 0.5)
+        network.open()
+        assert len((await many).results) == 32
+        await first
 
 
 async def test_a_full_queue_refuses_at_once_before_any_work() -> None:
