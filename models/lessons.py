@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,11 +27,13 @@ from models.backtest import (
     Record,
     network,
     run,
+    summaries,
 )
 from models.base import ModelError
 from models.calibration import ADJUSTED, LEAST, MOST, Sides, calibration_of, kind_of
 from models.checkpoint import ADAPTER_CONFIG, SeriesCheckpoint, load_series
 from models.examples import Examples, Shape, until
+from models.gate import simulated
 from models.metrics import naive_error
 from models.pretrain import AROUND, PretrainSettings
 from models.seasonal import adjust, season_lengths
@@ -48,6 +51,8 @@ LEAST_CALIBRATED = 40
 #: What the distance to the median is tried at.
 FACTORS = tuple(round(0.5 + 0.05 * step, 2) for step in range(31))
 _TUNED = "tuned"
+_BEFORE = "before"
+REMEMBERED_SEED = 1  # of simulated series; the gate's is 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +74,7 @@ class Lessons:
     replayed: tuple[Examples, ...]
     synthetic: PretrainSettings
     judge: Judge
+    taught: bool  # by a teacher
     key: str  # of all of this and of the settings
 
     @classmethod
@@ -105,6 +111,7 @@ class Lessons:
             ),
             _synthetic(checkpoint, shape),
             judge,
+            teacher is not None,
             _key(checkpoint, records, plan, settings, earlier),
         )
 
@@ -180,6 +187,34 @@ class Judge:
         found = self._tested(model, options, alive)
         return float(np.mean([score.scaled_pinball for score in found.scores]))
 
+    def forgotten(
+        self, model: Chronos2Model, options: dict[str, Any], alive: Callable[[], None]
+    ) -> float:
+        """The loss on simulated series over that of the network before, where it is worst.
+
+        They are like those of the gate, and none of them.
+        """
+        pair = {_TUNED: self._answering(model, options), _BEFORE: self.before}
+        methods = [Method(name, network(each)) for name, each in pair.items()]
+        worst, threads = 0.0, torch.get_num_threads()
+        try:
+            for one in simulated(seed=REMEMBERED_SEED):
+                test = run(one.records, methods, one.plan, on_done=lambda *_: alive())
+                loss = {row.method: row.scaled_pinball for row in summaries(test)}
+                worst = max(worst, loss[_TUNED] / loss[_BEFORE])
+        finally:
+            torch.set_num_threads(threads)
+        return worst
+
+    @cached_property
+    def before(self) -> SeriesNetwork:
+        """The network before, as it would serve."""
+        return self._answering(self.checkpoint.model, dict(self.checkpoint.options))
+
+    def _answering(self, model: Chronos2Model, options: dict[str, Any]) -> SeriesNetwork:
+        whole = SeriesCheckpoint("tuned", model.eval(), self.checkpoint.digest, options)
+        return SeriesNetwork(whole, device=_device_name(), dtype="float32", runtime="torch")
+
     def calibration(
         self, model: Chronos2Model, options: dict[str, Any], alive: Callable[[], None]
     ) -> dict[str, Sides]:
@@ -206,8 +241,7 @@ class Judge:
         *,
         examples: int = 0,
     ) -> Backtest:
-        whole = SeriesCheckpoint("tuned", model.eval(), self.checkpoint.digest, options)
-        answering = SeriesNetwork(whole, device=_device_name(), dtype="float32", runtime="torch")
+        answering = self._answering(model, options)
         method, threads = Method(_TUNED, network(answering)), torch.get_num_threads()
         try:
             return run(

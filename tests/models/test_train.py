@@ -19,7 +19,7 @@ from models.checkpoint import load_series
 from models.examples import Examples, Shape, until
 from models.pretrain import arrange, quantile_loss
 from models.series import SeriesNetwork
-from models.train import Earlier, TrainProgress, TrainSettings, fine_tune
+from models.train import Earlier, Trained, TrainProgress, TrainSettings, fine_tune
 from models.tuning import METHODS
 
 if TYPE_CHECKING:
@@ -158,6 +158,20 @@ def test_every_choice_can_be_trained_with(
     assert np.isfinite(trained.scores["tuned"])
     curves = list(state.rglob("events.out.tfevents.*"))
     assert bool(curves) == ("report_to" in choice)
+
+
+def test_what_forgets_too_much_is_not_offered(
+    around_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tuned(name: str) -> Trained:
+        out, state = tmp_path / name, tmp_path / f"{name}-state"
+        return fine_tune(around_checkpoint, shop(), PLAN, out, state=state, settings=QUICK)
+
+    assert tuned("some").steps > 0
+    monkeypatch.setattr("models.train.REMEMBERED", -1.0)  # whatever it is
+    none = tuned("none")
+    assert (none.steps, none.calibrated) == (0, False)
+    assert none.scores["tuned"] == none.scores["zero_shot"]
 
 
 def test_the_gate_s_windows_are_never_seen(around_checkpoint: Path, tmp_path: Path) -> None:
