@@ -239,6 +239,9 @@ class MicroBatcher:
             ahead = self._backlog.ahead(points, first.caller)
             expected_s = self._expected_s(first.lane, ahead + points)
         if expected_s > bearable_s and idle_s < STALE_S:
+            if self._engine and self._engine.expect_s(first.lane, points) / self._threads > left_s:
+                self._metrics.reject("deadline")
+                raise DeadlineError("the work takes longer than the deadline leaves; allow more")
             msg = "what waits already takes longer than the deadline leaves"
             self._reject(msg, reason="queue_full", retry_after_s=expected_s - bearable_s)
         return expected_s

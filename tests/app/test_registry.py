@@ -169,11 +169,11 @@ def test_another_runtime_is_the_same_version_by_another_fingerprint(settings: Se
     assert [each.fingerprint == loaded[1].fingerprint for each in loaded] == [False, True, True]
 
 
-def test_int8_is_of_series_alone(settings: Settings) -> None:
+def test_both_networks_compute_in_8_bits_where_that_is_set(settings: Settings) -> None:
     updates = {"dtype": "int8", "runtime": "onnx", "device": "cpu"}
     registry, live = load(settings.model_copy(update=updates))
     assert live.description.dtype == "int8"
-    assert registry.serving("purchase").description.dtype == "float32"
+    assert registry.serving("purchase").description.dtype == "int8"
 
 
 @pytest.mark.parametrize("name", ["series", "purchase"])

@@ -91,8 +91,9 @@ def test_what_cannot_be_done_for_purchases_is_told(place: Place) -> None:
 
     assert "is of series, not of events" in refused()
     assert "prefix is not possible for this network" in refused(method="prefix")
-    assert "method must be one of lora, full, head, not 'ia3'" in refused(method="ia3")
-    assert "'augment' is no setting" in refused(augment=["gaps"])
+    assert "method must be one of lora, full, head, adalora, ia3, not" in refused(method="vera")
+    assert "augment must be one of shorten, amounts" in refused(augment=["gaps"])
+    assert "'space' is no setting" in refused(space="values")
     assert "prediction_length: is of sales; say `horizons_days`" in refused(prediction_length=7)
     assert "horizons_days" in refused(horizons_days=[0])
     assert "teacher" in refused(kind="distill")
