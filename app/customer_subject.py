@@ -246,6 +246,7 @@ class CustomerSubject:
                 base_of=student.base,
                 earlier=[each.replayed() for each in self.before],
                 threads=job_threads(self._desk),
+                logs=self._desk.directory,
                 told=Telling(self._desk),
             )
         )

@@ -196,6 +196,7 @@ class SeriesSubject:
                 state=self._desk.state / "run",
                 settings=self._settings(),
                 teacher_base=teacher.base,
+                logs=self._desk.directory,
                 told=Telling(self._desk),
             )
         )

@@ -134,6 +134,7 @@ def distill(  # noqa: PLR0913 - as fine_tune
     state: Path,
     settings: TrainSettings | None = None,
     teacher_base: Path | None = None,
+    logs: Path | None = None,
     told: Callable[[TrainProgress], None] | None = None,
 ) -> Compressed:
     """Teach a student, such as the shipped checkpoint, what a larger one says of a shop's data.
@@ -144,7 +145,15 @@ def distill(  # noqa: PLR0913 - as fine_tune
     settings = replace(settings or TrainSettings(), method="full")
     teaching = SeriesNetwork.load(teacher, base=teacher_base)
     trained = fine_tune(
-        student, records, plan, out, state=state, settings=settings, teacher=teaching, told=told
+        student,
+        records,
+        plan,
+        out,
+        state=state,
+        settings=settings,
+        teacher=teaching,
+        logs=logs,
+        told=told,
     )
     return measured(teacher, out, records, plan, base_of=teacher_base, trained=trained)
 

@@ -68,6 +68,7 @@ def distill_events(  # noqa: PLR0913 - as fine_tune
     base_of: Path | None = None,
     earlier: Sequence[Moment] = (),
     threads: int | None = None,
+    logs: Path | None = None,
     told: Callable[[TrainProgress], None] | None = None,
 ) -> Compressed:
     """Teach a student what another network says of a shop's customers at earlier moments.
@@ -86,6 +87,7 @@ def distill_events(  # noqa: PLR0913 - as fine_tune
         earlier=earlier,
         teacher=EventsNetwork.load(teacher, teacher_base),
         threads=threads,
+        logs=logs,
         told=told,
     )
     return measured_events(teacher, out, shop, base_of=teacher_base, trained=trained)

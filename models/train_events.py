@@ -320,7 +320,8 @@ class _Tuner:
         if "shorten" in self.settings.augment:
             most = int(self.rng.integers(min(FEWEST_READ, length), length, endpoint=True))
         moved = self.rng if "amounts" in self.settings.augment else None
-        return example.take(rows, length, most_events=most, moved=moved)
+        tokens = example.tokens(rows, length, most_events=most, moved=moved)
+        return example.take(rows, tokens)
 
     @torch.no_grad()
     def _before(self, inputs: Inputs) -> Taught:
@@ -583,15 +584,8 @@ class _Example:
             some = replace(some, amounts=some.amounts * off)
         return tokens_at(self.moment, some, self.context, length=length)
 
-    def take(
-        self,
-        rows: Ints,
-        length: int,
-        *,
-        most_events: int = MOST_EVENTS,
-        moved: np.random.Generator | None = None,
-    ) -> CensoredBatch:
-        tokens = self.tokens(rows, length, most_events=most_events, moved=moved)
+    def take(self, rows: Ints, tokens: Tokens) -> CensoredBatch:
+        """tokens: of the rows."""
         return CensoredBatch(
             tokens,
             self.first[rows],
