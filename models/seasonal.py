@@ -11,10 +11,12 @@ the exact inverse of what was taken out.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import gcd
 from typing import TypeVar
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -51,8 +53,10 @@ LATEST_CYCLES = 40
 INTERMITTENT_SHARE = 0.5
 #: Candidates for a season that are tested thoroughly.
 LIKELY = 3
-#: Up to so many lags, their products are summed one by one.
-DIRECT_LAGS = 32
+#: Up to so many lags, their products are summed directly.
+DIRECT_LAGS = 20
+#: Up to so many cycles are put in order by exchanging neighbours, which is faster than sorting.
+FEW_CYCLES = 4
 
 _MINUTE, _HOUR, _DAY, _WEEK = 60, 3_600, 86_400, 604_800
 #: Seconds of one period, for frequencies that divide a week.
@@ -134,16 +138,16 @@ class SeasonalAdjustment:
 
         Column 0 of the horizon is the period after the last column of the values.
         """
-        answer = np.array(forecast, dtype=np.float64)
-        steps = np.arange(answer.shape[-1])
+        rows, steps = len(self.adjusted), np.arange(forecast.shape[-1])
+        factor, offset = np.ones((rows, len(steps))), np.zeros((rows, len(steps)))
+        closed = np.zeros((rows, len(steps)), dtype=np.bool_)
         for layer in reversed(self.layers):
-            factor = layer.along(layer.factor, steps)[:, None, :]
-            offset = layer.along(layer.offset, steps)[:, None, :]
-            answer[layer.rows] = answer[layer.rows] * factor + offset
-        for layer in self.layers:
-            closed = layer.along(layer.closed, steps)[:, None, :]
-            answer[layer.rows] = np.where(closed, 0.0, answer[layer.rows])
-        return answer
+            each = layer.along(layer.factor, steps)
+            factor[layer.rows] *= each
+            offset[layer.rows] = offset[layer.rows] * each + layer.along(layer.offset, steps)
+            closed[layer.rows] |= layer.along(layer.closed, steps)
+        answer = forecast * factor[:, None] + offset[:, None]
+        return np.where(closed[:, None], 0.0, answer) if closed.any() else answer
 
     def remove(self, future: Floats) -> Floats:
         """(rows, horizon) of the series → the same adjusted, NaN in closed phases (training)."""
@@ -189,8 +193,11 @@ def adjust(values: Floats, seasons: Sequence[Seasons]) -> SeasonalAdjustment:
 
 
 def _taken_out(values: Floats, layer: _Layer, steps: NDArray[np.intp]) -> Floats:
-    season_free = (values - layer.along(layer.offset, steps)) / layer.along(layer.factor, steps)
-    return np.where(layer.along(layer.closed, steps), np.nan, season_free)
+    season_free = values - layer.along(layer.offset, steps)
+    season_free /= layer.along(layer.factor, steps)
+    if layer.closed.any():
+        season_free[layer.along(layer.closed, steps)] = np.nan
+    return season_free
 
 
 def _passes(values: Floats, seasons: Sequence[Seasons]) -> Iterator[tuple[Rows, int]]:
@@ -198,9 +205,12 @@ def _passes(values: Floats, seasons: Sequence[Seasons]) -> Iterator[tuple[Rows, 
     guesses = iter(_guessed(values[[i for i, season in enumerate(seasons) if season is None]]))
     told = [next(guesses) if season is None else season for season in seasons]
     for depth in range(max((len(season) for season in told), default=0)):
-        lengths = np.array([season[depth] if depth < len(season) else 0 for season in told])
-        for length in np.unique(lengths[lengths > 1]):
-            yield np.flatnonzero(lengths == length), int(length)
+        parts: dict[int, list[int]] = {}
+        for row, season in enumerate(told):
+            if depth < len(season) and season[depth] > 1:
+                parts.setdefault(season[depth], []).append(row)
+        for length in sorted(parts):
+            yield np.array(parts[length], dtype=np.intp), length
 
 
 def _guessed(values: Floats) -> list[tuple[int, ...]]:
@@ -213,8 +223,9 @@ def _guessed(values: Floats) -> list[tuple[int, ...]]:
         length, rows = CANDIDATES[i], np.flatnonzero(likely)
         rows = rows[_spans(scaled[rows], GUESSED_CYCLES * length)]
         if len(rows):
-            detrended = scaled[rows] - _trend(scaled[rows], length)
-            excess[i, rows] = _excess(detrended, length, z=GUESSED_Z)
+            seen = _alike(~np.isnan(scaled[rows]))
+            filled, window = np.where(seen, scaled[rows], 0.0), _window(seen, length)
+            excess[i, rows] = _excess(filled - window.trend(filled), window, z=GUESSED_Z)
     best = excess.argmax(axis=0)
     return [(CANDIDATES[i],) if excess[i, row] > 0 else () for row, i in enumerate(best)]
 
@@ -242,26 +253,50 @@ def _estimated(values: Floats, rows: Rows, length: int) -> _Layer | None:
     if values.shape[1] < TOLD_CYCLES * length:
         return None
     closed = _closed_phases(values, length)
-    values = values[:, -LATEST_CYCLES * length :]
-    steps = np.arange(-values.shape[1], 0)
-    opened = _scaled(np.where(closed[:, steps % length], np.nan, values))
-    fit = _spans(opened, TOLD_CYCLES * length) & _regular(opened)
-    trend = _trend(opened, length)
-    fit[fit] = _excess((opened - trend)[fit], length, z=TOLD_Z) > 0
-    factor, offset = np.ones_like(closed, dtype=np.float64), np.zeros(closed.shape)
-    if fit.any():
-        scale = _magnitude(values[fit])
-        factor[fit], shift = _indices(opened[fit], trend[fit], length)
-        offset[fit] = shift * scale
+    values = _whole(values[:, -LATEST_CYCLES * length :], length)
+    if closed.any():
+        values[np.tile(closed, values.shape[1] // length)] = np.nan
+    fit, factor, offset = _fitted(values, length)
     kept = fit | closed.any(axis=1)
     if not kept.any():
         return None
+    if kept.all():
+        return _Layer(rows, factor, offset, closed)
     return _Layer(rows[kept], factor[kept], offset[kept], closed[kept])
+
+
+def _fitted(values: Floats, length: int) -> tuple[Flags, Floats, Floats]:
+    """Which of the rows (rows, whole cycles) have a season, and its factors and offsets."""
+    fit, factor = np.zeros(len(values), dtype=np.bool_), np.ones((len(values), length))
+    offset = np.zeros_like(factor)
+    scale = _magnitude(values)
+    seen = _alike(~np.isnan(values))
+    filled = np.where(seen, values / scale, 0.0)
+    rows, multiplies = _regular(values / scale, filled, seen, length)
+    if len(rows):
+        filled, seen = filled[rows], seen if len(seen) == 1 else seen[rows]
+        window = _window(seen, length)
+        trend = window.trend(filled)
+        borne = _excess(filled - trend, window, z=TOLD_Z) > 0
+        rows = rows[borne]
+        if len(rows):
+            factor[rows], shift = _indices(
+                filled[borne], trend[borne], window.take(borne), multiplies[rows]
+            )
+            offset[rows] = shift * scale[rows]
+            fit[rows] = True
+    return fit, factor, offset
+
+
+def _alike(flags: Flags) -> Flags:
+    """The first row alone if all rows are alike, so that what follows from it is done once."""
+    return flags[:1] if (flags == flags[:1]).all() else flags
 
 
 def _magnitude(values: Floats) -> Floats:
     """(rows, 1) largest absolute value of each row, 1 where there is none."""
-    largest = np.nan_to_num(np.abs(values)).max(axis=1, initial=0.0, keepdims=True)
+    low, high = np.fmin.reduce(values, axis=1), np.fmax.reduce(values, axis=1)
+    largest = np.fmax(np.fmax(high, -low), 0.0)[:, None]
     return np.where(largest > 0, largest, 1.0)
 
 
@@ -271,24 +306,39 @@ def _scaled(values: Floats) -> Floats:
 
 def _spans(values: Floats, periods: int) -> Flags:
     """Rows whose observations reach over so many periods, with few gaps between them."""
-    seen = ~np.isnan(values)
-    span = np.where(seen.any(axis=1), values.shape[1] - seen.argmax(axis=1), 0)
-    return np.asarray((span >= periods) & (seen.sum(axis=1) >= 0.5 * span))
+    return _spanned(~np.isnan(values), periods)
 
 
-def _regular(values: Floats) -> Flags:
-    """Rows that are not constant and not intermittent."""
-    seen = np.maximum((~np.isnan(values)).sum(axis=1), 1)
-    zeros = (values == 0).sum(axis=1)
-    spread = np.fmax.reduce(values, axis=1) - np.fmin.reduce(values, axis=1)
-    return np.asarray((zeros <= INTERMITTENT_SHARE * seen) & (np.nan_to_num(spread) > 1e-9))
+def _spanned(seen: Flags, periods: int) -> Flags:
+    count = seen.sum(axis=1)
+    span = np.where(count > 0, seen.shape[1] - seen.argmax(axis=1), 0)
+    return np.asarray((span >= periods) & (count >= 0.5 * span))
 
 
-def _cycles(values: Floats, length: int) -> Floats:
-    """(rows, time) → (rows, cycles, length), led by NaN; the last column is the last phase."""
-    lead = -values.shape[1] % length
-    padded = np.pad(values, ((0, 0), (lead, 0)), constant_values=np.nan)
-    return padded.reshape(len(values), -1, length)
+def _regular(values: Floats, filled: Floats, seen: Flags, length: int) -> tuple[Rows, Flags]:
+    """Rows that are long enough, not constant and not intermittent; (rows, 1) who multiplies.
+
+    values have NaN and filled 0 where nothing is seen.
+    """
+    count = np.maximum(seen.sum(axis=1), 1)
+    zeros = seen.sum(axis=1) - (filled != 0).sum(axis=1)
+    low, high = np.fmin.reduce(values, axis=1), np.fmax.reduce(values, axis=1)
+    regular = (zeros <= INTERMITTENT_SHARE * count) & (np.nan_to_num(high - low) > 1e-9)
+    multiplies = (low >= 0) & (zeros <= ADDITIVE_ZEROS * seen.sum(axis=1))
+    return np.flatnonzero(regular & _spanned(seen, TOLD_CYCLES * length)), multiplies[:, None]
+
+
+def _whole(values: Floats, length: int) -> Floats:
+    """(rows, time) → a copy led by NaN to whole cycles; the last column is the last phase."""
+    count = -(-values.shape[1] // length)
+    answer = np.full((len(values), count * length), np.nan)
+    answer[:, answer.shape[1] - values.shape[1] :] = values
+    return answer
+
+
+def _cycles(values: NDArray[Entry], length: int) -> NDArray[Entry]:
+    """(rows, whole cycles) → (rows, cycles, length)."""
+    return values.reshape(len(values), -1, length)
 
 
 def _closed_phases(values: Floats, length: int) -> Flags:
@@ -298,7 +348,7 @@ def _closed_phases(values: Floats, length: int) -> Flags:
     """
     if not (values == 0).any():
         return np.zeros((len(values), length), dtype=np.bool_)
-    cycles = _cycles(values, length)
+    cycles = _cycles(_whole(values, length), length)
     seen = (~np.isnan(cycles)).sum(axis=1)
     zeros = (cycles == 0).sum(axis=1)
     shut = (seen >= GUESSED_CYCLES) & (zeros == seen)
@@ -308,113 +358,227 @@ def _closed_phases(values: Floats, length: int) -> Flags:
     return np.asarray(shut & unlikely & (rate < INTERMITTENT_SHARE))
 
 
-def _excess(detrended: Floats, length: int, *, z: float) -> Floats:
+def _excess(detrended: Floats, window: "_Window", *, z: float) -> Floats:
     """(rows,) autocorrelation at the season over what chance allows, as the Theta method tests it.
 
     r_m > z sqrt((1 + 2 Σ_{k<m} r_k²) / n), Fiorucci et al. (2016); on the series without its
     moving average, so that a trend neither hides nor feigns a season.
     """
-    count = np.maximum((~np.isnan(detrended)).sum(axis=1), 1)
-    mean = np.nansum(detrended, axis=1, keepdims=True) / count[:, None]
-    centred = np.nan_to_num(detrended - mean)
+    length, usable = window.length, window.usable
+    count = np.maximum(usable.sum(axis=1), 1)
+    centred = detrended * usable
+    centred -= (centred.sum(axis=1) / count)[:, None] * usable
     covariance = _autocovariance(centred, length)
     variance = covariance[:, :1]
     r = covariance / np.where(variance > 0, variance, 1.0)
-    limit = z * np.sqrt((1 + 2 * (r[:, 1:length] ** 2).sum(axis=1)) / count)
+    limit = z * np.sqrt((1 + 2 * np.square(r[:, 1:length]).sum(axis=1)) / count)
     return np.asarray(r[:, length] - limit)
 
 
 def _autocovariance(centred: Floats, most: int) -> Floats:
     """(rows, most + 1) sums of products at lags 0 to most; by FFT if there are many."""
-    time = centred.shape[1]
+    rows, time = centred.shape
     if most <= DIRECT_LAGS:
-        lags = range(min(most, time - 1) + 1)
-        answer = np.zeros((len(centred), most + 1))
-        for lag in lags:
-            answer[:, lag] = np.einsum("rt,rt->r", centred[:, lag:], centred[:, : time - lag])
+        padded = np.zeros((rows, time + most))
+        padded[:, :time] = centred
+        shifted = sliding_window_view(padded, time, axis=1)  # (rows, lags, time)
+        return np.asarray(np.einsum("rlt,rt->rl", shifted, centred))
+    size = _transform_size(time + most)
+    transform = np.fft.rfft(centred, size)
+    return np.fft.irfft(transform.real**2 + transform.imag**2, size)[:, : most + 1]
+
+
+@lru_cache(maxsize=256)
+def _transform_size(least: int) -> int:
+    """The first size from `least` on without a prime factor above 5: those transform fast."""
+    size = least
+    while 60**20 % size:  # 60 = 2² · 3 · 5
+        size += 1
+    return size
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Window:
+    """What a moving average over one season needs to know of the gaps of some rows.
+
+    Every array has one row for each row of values, or one for all if their gaps are alike. The
+    average has a column for every whole window: `inner` columns, fewer than there are periods.
+    """
+
+    length: int
+    usable: Flags  # (rows, time) a value and a trend are there
+    seen: Flags  # (rows, time)
+    counts: Floats  # (rows, inner) observations in a window, 1 where they are too few
+    position: Rows  # (rows, time) the inner column that stands for each period
+    lead: Rows  # (rows, time) periods from the first average, 0 or less
+    trail: Rows  # (rows, time) periods from the last average, 0 or more
+    corners: Rows  # (rows, 4) inner columns: first, half a season later, the same from the last
+    slopes: Floats  # (rows, 2) share a period of the gain between the corners at either end
+
+    def trend(self, filled: Floats) -> Floats:
+        """The centred mean of (rows, time), and half a season beyond along part of its slope.
+
+        filled: 0 where missing; the answer holds where `usable`, and is finite everywhere.
+        """
+        inner = _sums(filled, self.length) / self.counts
+        ends = _at(inner, self.corners)
+        slopes = (ends[:, 1::2] - ends[:, ::2]) * self.slopes
+        answer = _at(inner, self.position)
+        answer += slopes[:, :1] * self.lead
+        answer += slopes[:, 1:] * self.trail
         return answer
-    size = 1 << (time + most).bit_length()
-    power = np.abs(np.fft.rfft(centred, size)) ** 2
-    return np.fft.irfft(power, size)[:, : most + 1]
+
+    def take(self, rows: Flags) -> "_Window":
+        """The window of some of the rows."""
+        if len(self.seen) == 1 or rows.all():
+            return self
+        return _window(_alike(self.seen[rows]), self.length)
 
 
-def _trend(values: Floats, length: int) -> Floats:
-    """The moving average, and half a season beyond its ends along part of its slope there."""
-    inner = _moving_average(values, length)
-    column, row = np.arange(values.shape[1]), np.arange(len(values))
-    present = ~np.isnan(inner)
-    first, last = present.argmax(axis=1), len(column) - 1 - present[:, ::-1].argmax(axis=1)
-    reach = max(length // 2, 1)
-    ends = inner[row, first], inner[row, last]
-    rise = inner[row, np.minimum(first + reach, last)] - ends[0]
-    gain = ends[1] - inner[row, np.maximum(last - reach, first)]
-    before, after = column - first[:, None], column - last[:, None]
-    slope = [END_SLOPE * np.nan_to_num(part)[:, None] / reach for part in (rise, gain)]
-    head, tail = ends[0][:, None] + slope[0] * before, ends[1][:, None] + slope[1] * after
-    answer = np.where((before < 0) & (before >= -reach), head, inner)
-    return np.where((after > 0) & (after <= reach), tail, answer)
-
-
-def _moving_average(values: Floats, length: int) -> Floats:
-    """Centred mean over one season (2×m for even m), NaN where less than half of it is observed.
+def _window(seen: Flags, length: int) -> _Window:
+    """The mean counts where half of what the row has elsewhere is observed in its window.
 
     The ends, where no whole season fits, have none; a row begins with its first observation, so
     that what it is padded with does not matter.
     """
-    seen = ~np.isnan(values)
-    sums = _windows(np.where(seen, values, 0.0), length)
-    alike = seen[:1] if (seen == seen[:1]).all() else seen  # rows without gaps count once
-    counts = _windows(alike * 1.0, length)
-    inside = np.arange(values.shape[1]) >= seen.argmax(axis=1)[:, None] + length // 2
-    known = inside & (counts >= 0.5 * length * _open_share(seen))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(known, sums / counts, np.nan)
+    time, first, reach = seen.shape[1], seen.argmax(axis=1)[:, None], max(length // 2, 1)
+    counts = _sums(seen.astype(np.float64), length)
+    share = seen.sum(axis=1, keepdims=True) / np.maximum(time - first, 1)
+    known = np.arange(counts.shape[1]) >= first
+    known &= (counts >= 0.5 * length * share) & (counts > 0)
+    start = known.argmax(axis=1)[:, None]
+    end = counts.shape[1] - 1 - known[:, ::-1].argmax(axis=1)[:, None]
+    near, far = np.minimum(start + reach, end), np.maximum(end - reach, start)
+    column = np.arange(time) - length // 2
+    lead, trail = np.minimum(column - start, 0), np.maximum(column - end, 0)
+    position = column - lead - trail
+    reached = (lead >= -reach) & (trail <= reach) & _at(known, position)
+    return _Window(
+        length,
+        usable=seen & reached,
+        seen=seen,
+        counts=np.where(known, counts, 1.0),
+        position=position,
+        lead=lead,
+        trail=trail,
+        corners=np.concatenate([start, near, far, end], axis=1),
+        slopes=END_SLOPE / reach * np.concatenate([_at(known, near), _at(known, far)], axis=1),
+    )
 
 
-def _open_share(seen: Flags) -> Floats:
-    first = seen.argmax(axis=1)
-    return np.asarray((seen.sum(axis=1) / np.maximum(seen.shape[1] - first, 1))[:, None])
+def _at(values: NDArray[Entry], columns: Rows) -> NDArray[Entry]:
+    """Of each row of values the columns (1 or rows, count)."""
+    if len(columns) == 1:
+        return np.asarray(values.take(columns[0], axis=1), dtype=values.dtype)
+    return np.asarray(np.take_along_axis(values, columns, axis=1), dtype=values.dtype)
 
 
-def _windows(values: Floats, length: int) -> Floats:
-    """Sums over windows of `length` centred on each column, of two half-way ones if it is even."""
-    half = length // 2
-    total = np.pad(np.cumsum(values, axis=1), ((0, 0), (1, 0)))
+def _sums(values: Floats, length: int) -> Floats:
+    """Sums over whole windows of `length`, the mean of two neighbours' if it is even (2×m)."""
+    total = np.zeros((len(values), values.shape[1] + 1))
+    np.cumsum(values, axis=1, out=total[:, 1:])
     sums = total[:, length:] - total[:, :-length]
-    if length % 2 == 0:
-        sums = (sums[:, 1:] + sums[:, :-1]) / 2
-    answer = np.zeros_like(values)
-    answer[:, half : half + sums.shape[1]] = sums
-    return answer
+    return sums if length % 2 else (sums[:, 1:] + sums[:, :-1]) / 2
 
 
-def _indices(values: Floats, trend: Floats, length: int) -> tuple[Floats, Floats]:
+def _indices(
+    filled: Floats, trend: Floats, window: _Window, multiplies: Flags
+) -> tuple[Floats, Floats]:
     """Factors and offsets (rows, length): one of them is neutral, by whether effects multiply.
 
     Twice, since the trend of a series without its season is the better one; the first time, for
     the trend alone, all cycles count the same.
     """
-    zeros = (values == 0).sum(axis=1)
-    few = zeros <= ADDITIVE_ZEROS * (~np.isnan(values)).sum(axis=1)
-    multiplies = ((np.fmin.reduce(values, axis=1) >= 0) & few)[:, None]
-    factor, offset = _effects(values, trend, length, multiplies=multiplies, moves=False)
-    steps = np.arange(-values.shape[1], 0) % length
-    trend = _trend((values - offset[:, steps]) / factor[:, steps], length)
-    return _effects(values, trend, length, multiplies=multiplies, moves=True)
+    length = window.length
+    phases = _phases(window.usable, length)
+    effects, same = _effects(filled, trend, phases, multiplies)
+    factor, offset = _kinds(same.index(effects, None), multiplies)
+    flat = (_cycles(filled, length) - offset[:, None]) / factor[:, None]
+    flat *= _cycles(window.seen, length)
+    trend = window.trend(flat.reshape(filled.shape))
+    effects, same = _effects(filled, trend, phases, multiplies)
+    return _kinds(same.index(effects, _recency(effects, same.seen)), multiplies)
+
+
+def _kinds(index: Floats, multiplies: Flags) -> tuple[Floats, Floats]:
+    factor = np.clip(1 + index, 1 / INDEX_LIMIT, INDEX_LIMIT)
+    return np.where(multiplies, factor, 1.0), np.where(multiplies, 0.0, index)
 
 
 def _effects(
-    values: Floats, trend: Floats, length: int, *, multiplies: Flags, moves: bool
-) -> tuple[Floats, Floats]:
-    """Factors and offsets (rows, length) of the phases about a trend, which may move."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = np.where(trend > 0, values / trend, np.nan)
-    effect = np.where(multiplies, ratio - 1, values - trend)
-    cycles = _clipped(_cycles(effect, length))
-    weights = _recency(cycles) if moves else np.ones((len(cycles), cycles.shape[1], 1))
-    index = _smoothed(_shrunk(cycles, weights))
-    factor = np.clip(1 + index, 1 / INDEX_LIMIT, INDEX_LIMIT)
-    return np.where(multiplies, factor, 1.0), np.where(multiplies, 0.0, index)
+    filled: Floats, trend: Floats, phases: "_Phases", multiplies: Flags
+) -> tuple[Floats, "_Phases"]:
+    """(rows, cycles, length) what phases differ by from a trend, 0 where unknown; what is known.
+
+    Without outliers. A factor is unknown where the trend is not positive.
+    """
+    length = phases.seen.shape[2]
+    impossible = multiplies & (trend <= 0)
+    if impossible.any():
+        seen = phases.seen.reshape(len(phases.seen), -1)
+        phases = _phases(seen & ~impossible, length)
+    by = np.where(multiplies & ~impossible, trend, 1.0)
+    return phases.clipped(_cycles((filled - trend) / by, length)), phases
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Phases:
+    """What is known of the phases' effects; of one row for all rows if it is alike."""
+
+    seen: Flags  # (rows, cycles, length)
+    count: Floats  # (rows, length)
+
+    def clipped(self, effects: Floats) -> Floats:
+        """Outliers pulled to three robust standard deviations from their phase's median."""
+        centre = self._centre(np.where(self.seen, effects, np.inf))[:, None]
+        residual = effects - centre
+        size = np.where(self.seen, np.abs(residual), np.inf).reshape(len(effects), -1)
+        spread = 1.4826 * _middle(size, self.count.sum(axis=1, keepdims=True).astype(np.intp))
+        limit = np.where(spread > 0, 3 * spread, np.inf)[:, :, None]
+        kept = np.minimum(np.maximum(residual, -limit), limit)
+        kept += centre
+        return kept * self.seen
+
+    def _centre(self, cycles: Floats) -> Floats:
+        """(rows, length) median of what is seen, 0 where nothing is; the rest is infinite."""
+        ordered, count = _ordered(cycles), self.count.astype(np.intp)
+        ends = [
+            np.take_along_axis(ordered, np.broadcast_to(i, (len(ordered), i.shape[1]))[:, None], 1)
+            for i in _ends(count)
+        ]
+        return np.where(count > 0, (ends[0] + ends[1])[:, 0] / 2, 0.0)
+
+    def index(self, effects: Floats, weights: Floats | None) -> Floats:
+        """(rows, length) means of the phases about their common mean, shrunk (James, Stein).
+
+        The share kept is 1 - 1 / F: F the variance of the means over what the scatter within the
+        phases would give them. weights: (rows, cycles) of the cycles, None if all are the same.
+        """
+        present, number = self.count > 0, (self.count > 0).sum(axis=1)
+        sums, several = effects.sum(axis=1), np.maximum(self.count, 1)
+        mean, count = sums / several, several
+        scatter = np.einsum("rcm,rcm->r", effects, effects) - (sums * mean).sum(axis=1)
+        if weights is not None:
+            mean, count = self._weighted(effects, weights)
+        phases = np.maximum(number, 2)
+        mean = (mean - (mean.sum(axis=1) / np.maximum(number, 1))[:, None]) * present
+        noise = np.maximum(scatter, 0.0) / np.maximum(self.count.sum(axis=1) - phases, 1)
+        per_mean = (present / np.maximum(count, 1)).sum(axis=1) / np.maximum(number, 1)
+        between = np.square(mean).sum(axis=1) / (phases - 1)
+        kept = 1 - SHRINKAGE * noise * per_mean / np.where(between > 0, between, 1.0)
+        return _smoothed(mean * np.minimum(np.maximum(kept, 0.0), 1.0)[:, None])
+
+    def _weighted(self, effects: Floats, weights: Floats) -> tuple[Floats, Floats]:
+        """(rows, length) weighted means of the phases, and as if of how many cycles they were."""
+        along, seen = weights[:, None], self.seen.astype(np.float64)
+        total, square = (along @ seen)[:, 0], (along**2 @ seen)[:, 0]
+        safe = np.where(total > 0, total, 1.0)
+        return (along @ effects)[:, 0] / safe, safe**2 / np.where(total > 0, square, 1.0)
+
+
+def _phases(usable: Flags, length: int) -> _Phases:
+    seen = _cycles(_alike(usable), length)
+    return _Phases(seen, seen.sum(axis=1, dtype=np.float64))
 
 
 def _smoothed(index: Floats) -> Floats:
@@ -425,87 +589,68 @@ def _smoothed(index: Floats) -> Floats:
     return (1 - 2 * SMOOTHING) * index + SMOOTHING * beside
 
 
-def _clipped(cycles: Floats) -> Floats:
-    """Outliers pulled to three robust standard deviations from their phase's median."""
-    centre = _median(cycles, axis=1)[:, None, :]
-    residual = cycles - centre
-    spread = 1.4826 * _median(np.abs(residual).reshape(len(cycles), -1), axis=1)
-    limit = np.where(spread > 0, 3 * spread, np.inf)[:, None, None]
-    return centre + np.clip(residual, -limit, limit)
+def _ordered(cycles: Floats) -> Floats:
+    """Sorted along the cycles."""
+    if cycles.shape[1] > FEW_CYCLES:
+        return np.asarray(np.sort(cycles, axis=1))
+    for last in range(cycles.shape[1] - 1, 0, -1):
+        for i in range(last):
+            pair = cycles[:, i], cycles[:, i + 1]
+            cycles[:, i], cycles[:, i + 1] = np.minimum(*pair), np.maximum(*pair)
+    return cycles
 
 
-def _median(values: Floats, *, axis: int) -> Floats:
-    """Median of what is not NaN, 0 where nothing is; numpy's own goes row by row."""
-    ordered: Floats = np.sort(values, axis=axis)
-    count = (~np.isnan(values)).sum(axis=axis)
-    middle = (np.maximum(count - 1, 0) // 2, np.maximum(count, 1) // 2)
-    ends = [np.take_along_axis(ordered, np.expand_dims(i, axis), axis) for i in middle]
-    return np.where(count > 0, (ends[0] + ends[1]).squeeze(axis) / 2, 0.0)
+def _ends(count: Rows) -> tuple[Rows, Rows]:
+    """Places of the two middle ones of so many in order."""
+    return np.maximum(count - 1, 0) // 2, np.maximum(count, 1) // 2
 
 
-def _recency(cycles: Floats) -> Floats:
-    """(rows, cycles, 1) weights of the cycles: later ones count more where the season moves.
+def _middle(values: Floats, count: Rows) -> Floats:
+    """(rows, 1) medians of the count (1 or rows, 1) smallest values of each row, 0 of none."""
+    ends = np.concatenate(_ends(count), axis=1)
+    alike = len(count) == 1
+    ordered = np.partition(values, ends[0], axis=1) if alike else np.sort(values, axis=1)
+    return np.where(count > 0, _at(ordered, ends).sum(axis=1, keepdims=True) / 2, 0.0)
+
+
+def _recency(effects: Floats, seen: Flags) -> Floats:
+    """(rows, cycles) weights of the cycles: later ones count more where the season moves.
 
     Of several discounts a cycle each foretells every cycle from those before it, as seasonal
     exponential smoothing does; the likelihood of what came says how much each is believed.
+    effects: (rows, cycles, length), 0 where not seen.
     """
-    seen = ~np.isnan(cycles).transpose(1, 0, 2)  # (cycles, rows, length) from here on
-    values = np.where(seen, cycles.transpose(1, 0, 2), 0.0)
-    discounts = np.array(DISCOUNTS)[:, None]
-    sums, weights = (_discounted(part, discounts) for part in (values, 1.0 * seen))
-    foretold = seen & (weights > 0)
-    error = np.where(foretold, values - sums / np.where(weights > 0, weights, 1.0), 0.0)
-    count = foretold[0].sum(axis=(0, 2))
-    variance = np.square(error).sum(axis=(1, 3)) / np.maximum(count, 1)
+    values, known = effects.transpose(1, 0, 2), seen.transpose(1, 0, 2)  # (cycles, rows, length)
+    sums, weights = _discounted(values), _discounted(known.astype(np.float64))
+    foretold = known & (weights[0] > 0)
+    sums *= foretold / np.where(weights > 0, weights, 1.0)
+    sums -= values * foretold
+    np.square(sums, out=sums)
+    count = foretold.sum(axis=(0, 2))
+    variance = sums.sum(axis=1).sum(axis=2) / np.maximum(count, 1)
     likelihood = -0.5 * count * np.log(np.maximum(variance, 1e-12))
     share = np.exp(likelihood - likelihood.max(axis=0))
     share /= share.sum(axis=0)
-    lived = ~np.isnan(cycles).all(axis=2)  # a row begins with its first observation
-    age = np.arange(cycles.shape[1], dtype=np.float64)[::-1]
-    each = np.asarray(discounts[:, None] ** age * lived, dtype=np.float64)
-    each = each / np.maximum(each.sum(axis=2, keepdims=True), 1e-300)
-    return np.asarray(np.einsum("dr,drc->rc", share, each)[:, :, None])
+    each = _ages(seen.shape[1])[:, None] * seen.any(axis=2)  # a row begins with its first one
+    each /= np.maximum(each.sum(axis=2, keepdims=True), 1e-300)
+    return np.asarray(np.einsum("dr,drc->rc", share, each))
 
 
-def _discounted(values: Floats, discounts: Floats) -> Floats:
+def _discounted(values: Floats) -> Floats:
     """(cycles, …) → (discounts, cycles, …) sums of the cycles before each, by discount and age."""
-    age = np.arange(len(values))
-    lag = age[:, None] - age[None, :] - 1
-    before = np.where(lag >= 0, discounts[:, :, None] ** np.maximum(lag, 0), 0.0)
-    flat = before.reshape(-1, len(values)) @ values.reshape(len(values), -1)
-    return flat.reshape(len(discounts), *values.shape)
+    flat = _before(len(values)) @ values.reshape(len(values), -1)
+    return flat.reshape(len(DISCOUNTS), *values.shape)
 
 
-def _shrunk(cycles: Floats, weights: Floats) -> Floats:
-    """(rows, length) weighted means of the phases about their common mean, shrunk (James, Stein).
-
-    The share kept is 1 - 1 / F: F the variance of the means over what the scatter within the
-    phases would give them. weights: (rows, cycles, 1).
-    """
-    seen = ~np.isnan(cycles)
-    filled, counted = np.where(seen, cycles, 0.0), seen * 1.0
-    along = weights.transpose(0, 2, 1)
-    total, square = (along @ counted)[:, 0], (along**2 @ counted)[:, 0]
-    present = total > 0
-    safe = np.where(present, total, 1.0)
-    count = safe**2 / np.where(present, square, 1.0)  # as if so many cycles
-    mean = (along @ filled)[:, 0] / safe
-    phases = np.maximum(present.sum(axis=1), 2)
-    mean = np.where(present, mean - _over(mean, present)[:, None], 0.0)
-    each = np.ones((1, cycles.shape[1]))
-    alone = (each @ filled) / np.maximum(each @ counted, 1)
-    within = np.where(seen, cycles - alone, 0.0).reshape(len(cycles), -1)
-    freedom = np.maximum(counted.reshape(len(cycles), -1).sum(axis=1) - phases, 1)
-    noise = np.einsum("rt,rt->r", within, within) / freedom
-    per_mean = _over(1.0 / np.maximum(count, 1), present)
-    between = (mean**2).sum(axis=1) / (phases - 1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        kept = np.where(between > 0, 1 - SHRINKAGE * noise * per_mean / between, 0.0)
-    return np.asarray(mean * np.clip(kept, 0.0, 1.0)[:, None])
+def _ages(cycles: int) -> Floats:
+    """(discounts, cycles) weights by age, the last cycle's 1."""
+    ages: Floats = np.array(DISCOUNTS)[:, None] ** np.arange(cycles, dtype=np.float64)[::-1]
+    return ages
 
 
-def _over(values: Floats, present: Flags, *, axis: int = 1) -> Floats:
-    """Mean over an axis of what is present."""
-    return np.asarray(
-        np.where(present, values, 0.0).sum(axis=axis) / np.maximum(present.sum(axis=axis), 1)
-    )
+@lru_cache(maxsize=LATEST_CYCLES)
+def _before(cycles: int) -> Floats:
+    """(discounts * cycles, cycles) weights of the cycles before each."""
+    lag = np.subtract.outer(np.arange(cycles), np.arange(cycles)) - 1
+    powers = np.array(DISCOUNTS)[:, None, None] ** np.maximum(lag, 0)
+    return np.where(lag >= 0, powers, 0.0).reshape(-1, cycles)
