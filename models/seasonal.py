@@ -18,6 +18,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from scipy.fft import next_fast_len
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -383,18 +384,9 @@ def _autocovariance(centred: Floats, most: int) -> Floats:
         padded[:, :time] = centred
         shifted = sliding_window_view(padded, time, axis=1)  # (rows, lags, time)
         return np.asarray(np.einsum("rlt,rt->rl", shifted, centred))
-    size = _transform_size(time + most)
+    size = next_fast_len(time + most, real=True)
     transform = np.fft.rfft(centred, size)
     return np.fft.irfft(transform.real**2 + transform.imag**2, size)[:, : most + 1]
-
-
-@lru_cache(maxsize=256)
-def _transform_size(least: int) -> int:
-    """The first size from `least` on without a prime factor above 5: those transform fast."""
-    size = least
-    while 60**20 % size:  # 60 = 2² · 3 · 5
-        size += 1
-    return size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
