@@ -27,7 +27,8 @@ from app.metrics import Metrics
 
 CONNECTIONS = 8
 LATE_IN_A_ROW = 3  # answers that did not come in time, before the link counts as down
-CONNECT_S = 1.0
+CONNECT_S = 1.0  # one try
+START_S = 3.0
 PAUSES_S = (0.1, 0.25, 0.5, 1.0, 2.0)  # between tries to reach Redis again
 
 log = logging.getLogger(__name__)
@@ -77,10 +78,10 @@ class Link:
         return self._name + kind + key
 
     async def start(self) -> None:
-        """Reach Redis, for `CONNECT_S` at most; it is sought for ever if it is not there."""
+        """Reach Redis, for `START_S` at most; it is sought for ever if it is not there."""
         self._mend()
         assert self._mending is not None  # noqa: S101 - just begun
-        await asyncio.wait([self._mending], timeout=CONNECT_S)
+        await asyncio.wait([self._mending], timeout=START_S)
         if not self._up:
             log.warning("Redis does not answer; the service goes on without it")
 

@@ -24,11 +24,16 @@ NOISE_S = 0.2  # of a machine that does much else
 
 
 @asynccontextmanager
-async def linked(url: str, *, wait_s: float = 1.0) -> AsyncIterator[tuple[Link, Metrics]]:
+async def linked(
+    url: str, *, wait_s: float = 1.0, there: bool = True
+) -> AsyncIterator[tuple[Link, Metrics]]:
+    """there: wait until Redis is reached, which on a busy machine may outlast `start`."""
     metrics = Metrics()
     link = Link(url, metrics, wait_s=wait_s)
     await link.start()
     try:
+        if there:
+            await back(link)
         yield link, metrics
     finally:
         await link.close()
@@ -92,7 +97,7 @@ async def test_a_killed_redis_is_found_again(redis: RedisServer) -> None:
 
 async def test_a_redis_that_comes_later_is_found(redis: RedisServer) -> None:
     redis.kill()
-    async with linked(redis.url) as (link, _):
+    async with linked(redis.url, there=False) as (link, _):
         assert not link.up
         redis.start()
         await back(link)
@@ -124,7 +129,7 @@ async def test_a_password_and_a_user_are_shown(redis: RedisServer) -> None:
         with pytest.raises(LinkDownError):  # beyond the namespace
             await link.call("SET", b"other", b"1")
     for wrong in (f"redis://shop:wrong@{address}", f"redis://{address}"):
-        async with linked(wrong) as (link, _):
+        async with linked(wrong, there=False) as (link, _):
             assert not link.up
 
 
@@ -155,5 +160,5 @@ async def test_tls_is_spoken_and_the_certificate_is_checked(tmp_path: Path) -> N
         address = f"rediss://127.0.0.1:{port}/0"
         async with linked(f"{address}?ssl_ca_certs={crt}", wait_s=BOUND_S * 5) as (link, _):
             assert await link.call("SET", b"a", b"1")
-        async with linked(address) as (link, _):  # nobody vouches for it
+        async with linked(address, there=False) as (link, _):  # nobody vouches for it
             assert not link.up
