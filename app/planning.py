@@ -127,14 +127,11 @@ def plan_item(
     seed = item.seed if item.seed is not None else _seed(item, layout.population)
     if item.cold:
         whole = all(paths.is_whole(each.target) for each in layout.population)
-        pairs = zip(quantiles, layout.population, strict=True)
-        forecasts = [paths.narrowed(each, series) for each, series in pairs]
-        demand = _mixture(forecasts, dependence, seed=seed, whole=whole)
+        demand = _mixture(quantiles, layout.population, dependence, seed=seed, whole=whole)
     else:
         whole = paths.is_whole(item.series.target)
         own = _own(quantiles[1:], part.origins, dependence, whole=whole)
-        forecast = paths.narrowed(quantiles[0], item.series)
-        demand = paths.sample(forecast, own, seed=seed, whole=whole)
+        demand = _sample(quantiles[0], item.series, own, seed=seed, whole=whole)
     rules = replace(item.rules, whole=whole)
     made = inventory.plan(demand, item.position, rules, item.service, seed=seed, costs=item.costs)
     return StockPlan(made, demand, whole)
@@ -154,15 +151,34 @@ def _own(
 
 
 def _mixture(
-    quantiles: Sequence[FloatArray], dependence: Dependence, *, seed: int, whole: bool
+    quantiles: Sequence[FloatArray],
+    population: Sequence[Series],
+    dependence: Dependence,
+    *,
+    seed: int,
+    whole: bool,
 ) -> FloatArray:
     """Paths of an item that is like one of a population, nobody knows which: equally many each."""
     count = -(-paths.PATHS // len(quantiles))
     parts = [
-        paths.sample(each, dependence, seed=seed + number, whole=whole, paths=count)
-        for number, each in enumerate(quantiles)
+        _sample(each, series, dependence, seed=seed + number, whole=whole, count=count)
+        for number, (each, series) in enumerate(zip(quantiles, population, strict=True))
     ]
     return np.concatenate(parts, axis=1)
+
+
+def _sample(
+    quantiles: FloatArray,
+    series: Series,
+    dependence: Dependence,
+    *,
+    seed: int,
+    whole: bool,
+    count: int = paths.PATHS,
+) -> FloatArray:
+    forecast = paths.narrowed(quantiles, series)
+    together = paths.strengthened(dependence, series)
+    return paths.sample(forecast, together, seed=seed, whole=whole, paths=count)
 
 
 def _seed(item: StockItem, population: Sequence[Series]) -> int:

@@ -191,7 +191,7 @@ class Forecasts:
         known = Series(past, (), season_lengths(self._sales.freq), True)
         return paths.sample(
             paths.narrowed(self.quantiles(item, end)[:, :periods], known),
-            dependence or self.dependence(item, end),
+            paths.strengthened(dependence or self.dependence(item, end), known),
             seed=1000 * item + end,
             whole=True,
         )

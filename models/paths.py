@@ -33,10 +33,10 @@ SHORTEST, LONGEST = 4, 16  # periods that are forecast from such an origin
 #: What the default weighs, in origins: chosen on synthetic series (`models/dependence.py`).
 PRIOR_ORIGINS = 16.0
 MOST_STRENGTH = 0.95
-#: How far a forecast is narrowed to what its series varied by (0 leaves it, 1 goes all the way),
-#: how many of the latest values tell it, and the least ratio of the two that is believed: chosen
-#: on the development quarter of weekly products (docs/inventory.md).
-NARROWING, LATELY, LEAST_RATIO = 0.35, 52, 0.25
+#: How many of the latest values tell what a series varies by, the least ratio of that and a
+#: forecast's width that is believed, and how much stronger the periods of such a series hang
+#: together: chosen on the development quarter of weekly products (docs/inventory.md).
+LATELY, LEAST_RATIO, STRENGTHENING = 52, 0.25, 0.2
 
 _REACH, _STEPS = 4.5, 32  # normal scores tabulated: -4.5 to 4.5, in steps of 1/32
 
@@ -117,8 +117,8 @@ def narrowed(quantiles: FloatArray, series: Series) -> FloatArray:
 
     quantiles at LEVELS (levels, periods) → the same shape. Where no season is to be seen and
     nothing is told ahead, a forecast from all of a history errs by no more than the history
-    varies; what it is wider is noise in its width, which stock pays for. Its deviation goes a part
-    of the way to that of the history, in logarithms; never is it widened.
+    varies; what it is wider is noise in its width, which stock pays for. Its deviation becomes that
+    of the history; never is it widened.
     """
     varied = _varied(series)
     if varied is None:
@@ -127,7 +127,19 @@ def narrowed(quantiles: FloatArray, series: Series) -> FloatArray:
     mean = mass @ table
     deviation = np.sqrt(mass @ np.square(table - mean))
     ratio = np.clip(varied / np.maximum(deviation, TINY), LEAST_RATIO, 1.0)
-    return np.asarray(mean + (quantiles - mean) * ratio**NARROWING)
+    return np.asarray(mean + (quantiles - mean) * ratio)
+
+
+def strengthened(dependence: Dependence, series: Series) -> Dependence:
+    """The dependence, stronger where `narrowed` may take width from each period.
+
+    A history's deviation is that of its periods one by one; that the level itself is not known,
+    which all periods share, has its place here.
+    """
+    if _varied(series) is None:
+        return dependence
+    strength = min(dependence.strength + STRENGTHENING, MOST_STRENGTH)
+    return replace(dependence, strength=strength)
 
 
 def _varied(series: Series) -> float | None:

@@ -29,11 +29,13 @@ def plan_of(target: np.ndarray, *population: Series) -> StockPlan:
 def test_stock_is_planned_for_no_more_than_a_series_varied() -> None:
     weekly = Series(WEEKS[None], season_lengths=(52,))
     daily = Series(np.resize(WEEKS, 60)[None], season_lengths=(7,))
-    for target, population, deviation in (
-        (WEEKS[None], (), 12.3),
-        (COLD, (weekly,), 12.3),
-        (COLD, (daily,), 20.0),
+    for target, population, deviation, together in (
+        (WEEKS[None], (), 5.0, 0.2 * 0.8),
+        (COLD, (weekly,), 5.0, 0.2 * 0.8),
+        (COLD, (daily,), 20.0, 0.0),
     ):
         made = plan_of(target, *population)
         assert made.demand.std(axis=1) == pytest.approx([deviation] * 2, rel=0.06)
-        assert made.plan.safety_stock == pytest.approx(1.645 * deviation * 2**0.5, rel=0.12)
+        assert made.plan.safety_stock == pytest.approx(
+            1.645 * deviation * (2 + 2 * together) ** 0.5, rel=0.12
+        )

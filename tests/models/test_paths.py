@@ -9,7 +9,17 @@ import pytest
 from models import paths
 from models.base import Covariate, FloatArray, Series
 from models.dependence import fit, note
-from models.paths import LEVELS, Dependence, is_whole, narrowed, origins, own, sample, scores_of
+from models.paths import (
+    LEVELS,
+    Dependence,
+    is_whole,
+    narrowed,
+    origins,
+    own,
+    sample,
+    scores_of,
+    strengthened,
+)
 
 ALONE = Dependence(0.0, 0.8)
 
@@ -54,11 +64,9 @@ def test_a_forecast_that_says_more_than_its_series_varied_is_narrowed() -> None:
     found = narrowed(forecast, series_of(history))
     drawn = sample(found, ALONE, seed=8, whole=False, paths=20_000)
     assert drawn.mean(axis=1) == pytest.approx([500] * 3 + [510] * 3, abs=0.3)
-    narrower = 20 * (5 / 20) ** paths.NARROWING
-    assert drawn.std(axis=1) == pytest.approx([narrower] * 3 + [4] * 3, rel=0.03)
+    assert drawn.std(axis=1) == pytest.approx([5] * 3 + [4] * 3, rel=0.03)
     still = narrowed(forecast, series_of(np.full(60, 500.0)))
-    least = paths.LEAST_RATIO**paths.NARROWING
-    assert np.ptp(still[:, 0]) == pytest.approx(least * np.ptp(forecast[:, 0]))
+    assert np.ptp(still[:, 0]) == pytest.approx(paths.LEAST_RATIO * np.ptp(forecast[:, 0]))
 
 
 @pytest.mark.parametrize(
@@ -76,6 +84,13 @@ def test_a_forecast_that_may_know_more_is_left_as_wide(more: dict[str, Any]) -> 
     forecast = normal_quantiles(500, 20, 6)
     series = series_of(**{"target": np.full(60, 500.0)} | more)
     assert (narrowed(forecast, series) == forecast).all()
+    assert strengthened(Dependence(0.4, 0.8), series) == Dependence(0.4, 0.8)
+
+
+def test_periods_hang_together_more_where_each_is_narrowed() -> None:
+    series = series_of(np.full(60, 500.0))
+    assert strengthened(Dependence(0.4, 0.8), series) == Dependence(0.4 + 0.2, 0.8)
+    assert strengthened(Dependence(0.9, 0.8), series).strength == paths.MOST_STRENGTH
 
 
 def test_demand_is_never_negative() -> None:
