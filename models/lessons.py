@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import math
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -51,7 +50,6 @@ LEAST_CALIBRATED = 40
 #: What the distance to the median is tried at.
 FACTORS = tuple(round(0.5 + 0.05 * step, 2) for step in range(31))
 _TUNED = "tuned"
-_BEFORE = "before"
 REMEMBERED_SEED = 1  # of simulated series; the gate's is 0
 
 
@@ -176,6 +174,7 @@ class Judge:
         latest = max(records, key=lambda record: record.times[-1])
         self.until = latest.times[-1].isoformat()
         self.checkpoint = checkpoint
+        self._known: list[float] | None = None  # of the network before, on simulated series
 
     def score(
         self, model: Chronos2Model, options: dict[str, Any], alive: Callable[[], None]
@@ -194,22 +193,27 @@ class Judge:
 
         They are like those of the gate, and none of them.
         """
-        pair = {_TUNED: self._answering(model, options), _BEFORE: self.before}
-        methods = [Method(name, network(each)) for name, each in pair.items()]
-        worst, threads = 0.0, torch.get_num_threads()
+        after = self._remembered(self._answering(model, options), alive)
+        before = self._before(alive)
+        return max(one / other for one, other in zip(after, before, strict=True))
+
+    def _before(self, alive: Callable[[], None]) -> list[float]:
+        if self._known is None:
+            first = self._answering(self.checkpoint.model, dict(self.checkpoint.options))
+            self._known = self._remembered(first, alive)
+        return self._known
+
+    def _remembered(self, answering: SeriesNetwork, alive: Callable[[], None]) -> list[float]:
+        """The loss on each of the simulated sets."""
+        method, threads = Method(_TUNED, network(answering)), torch.get_num_threads()
         try:
-            for one in simulated(seed=REMEMBERED_SEED):
-                test = run(one.records, methods, one.plan, on_done=lambda *_: alive())
-                loss = {row.method: row.scaled_pinball for row in summaries(test)}
-                worst = max(worst, loss[_TUNED] / loss[_BEFORE])
+            tests = [
+                run(one.records, [method], one.plan, on_done=lambda *_: alive())
+                for one in simulated(seed=REMEMBERED_SEED)
+            ]
         finally:
             torch.set_num_threads(threads)
-        return worst
-
-    @cached_property
-    def before(self) -> SeriesNetwork:
-        """The network before, as it would serve."""
-        return self._answering(self.checkpoint.model, dict(self.checkpoint.options))
+        return [summaries(test)[0].scaled_pinball for test in tests]
 
     def _answering(self, model: Chronos2Model, options: dict[str, Any]) -> SeriesNetwork:
         whole = SeriesCheckpoint("tuned", model.eval(), self.checkpoint.digest, options)

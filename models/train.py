@@ -64,7 +64,7 @@ _FEED_FORWARD = rf"(.*mlp\.wo)|({_ENDS.replace('hidden|', '')})"
 BLENDS = (0.25, 0.5, 0.75)
 _SAVED = "checkpoint-"
 LOGGED_EVERY = 10  # steps
-REMEMBERED = 0.015  # of the loss on simulated series, that may be lost; the gate allows 0.02
+REMEMBERED = 0.01  # of the loss on simulated series, that may be lost; the gate allows 0.02
 
 
 def fine_tune(  # noqa: PLR0913 - each is a thing of its own
@@ -374,7 +374,7 @@ class _Tuner:
             self.options = options
 
     def _remembers(self) -> bool:
-        """Whether the network is as good as before on what is simulated, by most of what the gate
+        """Whether the network is as good as before on what is simulated, by half of what the gate
         allows; one that is to be another, taught or pruned, need not be.
         """
         if self.lessons.taught or self.settings.sparsity:
