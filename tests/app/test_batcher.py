@@ -360,7 +360,12 @@ async def test_a_service_that_is_late_promises_less() -> None:
             network.shut(turn)
             other = batcher.submit(network, [Word(turn, lane=1)])
             ask = words(*range(200 + 8 * turn, 208 + 8 * turn))
-            late = batcher.submit(network, ask, deadline_s=loop.time() + 0.3)
+            try:
+                late = batcher.submit(network, ask, deadline_s=loop.time() + 0.3)
+            except UnavailableError:  # where the machine is slow it learns sooner
+                network.open(turn)
+                await other
+                break
             await asyncio.sleep(0.15)
             network.open(turn)
             await asyncio.gather(other, late, return_exceptions=True)

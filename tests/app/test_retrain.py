@@ -26,6 +26,7 @@ from app.versions import PRODUCTION, Manifest, Versions
 from app.worker import prepare
 from models.checkpoint import shipped
 
+pytestmark = pytest.mark.timeout(300)  # some run several jobs, each of which has its patience
 PATIENCE_S = 100.0
 COMMAND = "from app.settings import Settings; from app.worker import run; run(Settings())"
 QUICK = {"steps": 20, "rows": 16, "look_every": 10, "validation": 1, "replay": 0.0, "origins": 1}
