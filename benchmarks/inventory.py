@@ -150,6 +150,7 @@ def forecasts(network: SeriesNetwork, sales: Sales, cache: Path | None) -> Float
             made = network.predict(tasks)
             answer[start : start + 64, place] = [result[0].quantiles[0] for result in made]
     if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, answer)
     return answer
 
