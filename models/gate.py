@@ -199,7 +199,7 @@ def decide(
     )
 
 
-def simulated(*, series: int = 480, seed: int = 0) -> list[Reference]:
+def simulated(*, series: int = 240, seed: int = 0) -> list[Reference]:
     """Reference sets of simulated days and months, of a seed that no training draws from.
 
     Of 40 series the ratio of two losses is off by as much as the rules allow (docs/models.md).
