@@ -112,6 +112,7 @@ class _Layer:
     factor: Floats  # (part, m), 1 where the season is added
     offset: Floats  # (part, m), 0 where the season multiplies
     closed: Flags  # (part, m)
+    share: Floats  # (part,) of what the phases' means show, so much is the season's
 
     @staticmethod
     def along(table: NDArray[Entry], steps: Rows) -> NDArray[Entry]:
@@ -133,6 +134,16 @@ class SeasonalAdjustment:
         for layer in self.layers:
             answer[layer.rows] |= ((layer.factor != 1) | (layer.offset != 0)).any(axis=1)
         return answer
+
+    @property
+    def shares(self) -> tuple[tuple[int, Floats], ...]:
+        """Each season's length and (rows,) how much of its phases' means it took, 0 where none."""
+        answer = []
+        for layer in self.layers:
+            share = np.zeros(len(self.adjusted))
+            share[layer.rows] = layer.share
+            answer.append((layer.factor.shape[1], share))
+        return tuple(answer)
 
     def restore(self, forecast: Floats) -> Floats:
         """(rows, levels, horizon) of the adjusted series → the same of the series; closed → 0.
@@ -170,7 +181,9 @@ def _chosen_layer(layer: _Layer, chosen: Rows, count: int) -> _Layer:
     position[layer.rows] = np.arange(len(layer.rows))
     kept = np.flatnonzero(position[chosen] >= 0)
     part = position[chosen][kept]
-    return _Layer(kept, layer.factor[part], layer.offset[part], layer.closed[part])
+    return _Layer(
+        kept, layer.factor[part], layer.offset[part], layer.closed[part], layer.share[part]
+    )
 
 
 def adjust(values: Floats, seasons: Sequence[Seasons]) -> SeasonalAdjustment:
@@ -257,19 +270,19 @@ def _estimated(values: Floats, rows: Rows, length: int) -> _Layer | None:
     values = _whole(values[:, -LATEST_CYCLES * length :], length)
     if closed.any():
         values[np.tile(closed, values.shape[1] // length)] = np.nan
-    fit, factor, offset = _fitted(values, length)
+    fit, factor, offset, share = _fitted(values, length)
     kept = fit | closed.any(axis=1)
     if not kept.any():
         return None
     if kept.all():
-        return _Layer(rows, factor, offset, closed)
-    return _Layer(rows[kept], factor[kept], offset[kept], closed[kept])
+        return _Layer(rows, factor, offset, closed, share)
+    return _Layer(rows[kept], factor[kept], offset[kept], closed[kept], share[kept])
 
 
-def _fitted(values: Floats, length: int) -> tuple[Flags, Floats, Floats]:
-    """Which of the rows (rows, whole cycles) have a season, and its factors and offsets."""
+def _fitted(values: Floats, length: int) -> tuple[Flags, Floats, Floats, Floats]:
+    """Which of the rows (rows, whole cycles) have a season, its factors, offsets and shares."""
     fit, factor = np.zeros(len(values), dtype=np.bool_), np.ones((len(values), length))
-    offset = np.zeros_like(factor)
+    offset, share = np.zeros_like(factor), np.zeros(len(values))
     scale = _magnitude(values)
     seen = _alike(~np.isnan(values))
     filled = np.where(seen, values / scale, 0.0)
@@ -281,12 +294,12 @@ def _fitted(values: Floats, length: int) -> tuple[Flags, Floats, Floats]:
         borne = _excess(filled - trend, window, z=TOLD_Z) > 0
         rows = rows[borne]
         if len(rows):
-            factor[rows], shift = _indices(
+            factor[rows], shift, share[rows] = _indices(
                 filled[borne], trend[borne], window.take(borne), multiplies[rows]
             )
             offset[rows] = shift * scale[rows]
             fit[rows] = True
-    return fit, factor, offset
+    return fit, factor, offset, share
 
 
 def _alike(flags: Flags) -> Flags:
@@ -475,8 +488,8 @@ def _sums(values: Floats, length: int) -> Floats:
 
 def _indices(
     filled: Floats, trend: Floats, window: _Window, multiplies: Flags
-) -> tuple[Floats, Floats]:
-    """Factors and offsets (rows, length): one of them is neutral, by whether effects multiply.
+) -> tuple[Floats, Floats, Floats]:
+    """Factors and offsets (rows, length), one of them neutral, and the share (rows,) not shrunk.
 
     Twice, since the trend of a series without its season is the better one; the first time, for
     the trend alone, all cycles count the same.
@@ -484,12 +497,13 @@ def _indices(
     length = window.length
     phases = _phases(window.usable, length)
     effects, same = _effects(filled, trend, phases, multiplies)
-    factor, offset = _kinds(same.index(effects, None), multiplies)
+    factor, offset = _kinds(same.index(effects, None)[0], multiplies)
     flat = (_cycles(filled, length) - offset[:, None]) / factor[:, None]
     flat *= _cycles(window.seen, length)
     trend = window.trend(flat.reshape(filled.shape))
     effects, same = _effects(filled, trend, phases, multiplies)
-    return _kinds(same.index(effects, _recency(effects, same.seen)), multiplies)
+    index, share = same.index(effects, _recency(effects, same.seen))
+    return *_kinds(index, multiplies), share
 
 
 def _kinds(index: Floats, multiplies: Flags) -> tuple[Floats, Floats]:
@@ -540,11 +554,12 @@ class _Phases:
         ]
         return np.where(count > 0, (ends[0] + ends[1])[:, 0] / 2, 0.0)
 
-    def index(self, effects: Floats, weights: Floats | None) -> Floats:
+    def index(self, effects: Floats, weights: Floats | None) -> tuple[Floats, Floats]:
         """(rows, length) means of the phases about their common mean, shrunk (James, Stein).
 
-        The share kept is 1 - 1 / F: F the variance of the means over what the scatter within the
-        phases would give them. weights: (rows, cycles) of the cycles, None if all are the same.
+        The share kept, (rows,), is 1 - 1 / F: F the variance of the means over what the scatter
+        within the phases would give them. weights: (rows, cycles) of the cycles, None if all are
+        the same.
         """
         present, number = self.count > 0, (self.count > 0).sum(axis=1)
         sums, several = effects.sum(axis=1), np.maximum(self.count, 1)
@@ -558,7 +573,8 @@ class _Phases:
         per_mean = (present / np.maximum(count, 1)).sum(axis=1) / np.maximum(number, 1)
         between = np.square(mean).sum(axis=1) / (phases - 1)
         kept = 1 - SHRINKAGE * noise * per_mean / np.where(between > 0, between, 1.0)
-        return _smoothed(mean * np.minimum(np.maximum(kept, 0.0), 1.0)[:, None])
+        kept = np.minimum(np.maximum(kept, 0.0), 1.0)
+        return _smoothed(mean * kept[:, None]), kept
 
     def _weighted(self, effects: Floats, weights: Floats) -> tuple[Floats, Floats]:
         """(rows, length) weighted means of the phases, and as if of how many cycles they were."""
