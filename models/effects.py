@@ -2,15 +2,16 @@
 
 A promotion that history shows plainly should be in the forecast of the next one, however little the
 network has learned of promotions. So each target is regressed on the covariates whose future is
-known, both without their slow course (Frisch and Waugh, 1933, Econometrica 1), the part that has
-foretold other stretches of the history is taken out before the network, and that of the future is
-put back after it.
+known, both without their slow course and the target's season (Frisch and Waugh, 1933, Econometrica
+1; Lovell, 1963, Journal of the American Statistical Association 58), the part that has foretold
+other stretches of the history is taken out before the network, and that of the future is put back
+after it.
 
 Invariant: a group's effects depend on that group's rows alone, finite values stay finite, and
 `restore` is the exact inverse of what was taken out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Rows = NDArray[np.intp]
+#: Length of each season that left the targets, and of each target how much of it did, 0 to 1.
+Shares = Sequence[tuple[int, Floats]]
 
 #: Periods over which the slow course of target and covariates is averaged.
 WINDOW = 25
@@ -64,11 +67,14 @@ class CovariateEffects:
         return np.asarray((future - self.offset) / self.factor)
 
 
-def without_effects(past: Floats, future: Floats, group: Rows, target: Flags) -> CovariateEffects:
+def without_effects(
+    past: Floats, future: Floats, group: Rows, target: Flags, shares: Shares = ()
+) -> CovariateEffects:
     """Take the effects of known covariates out of the targets of every group.
 
     past: (rows, time), future: (rows, horizon), NaN where missing or unknown; a row that is no
-    target and whose future is known counts as a covariate of the targets of its group. The answer
+    target and whose future is known counts as a covariate of the targets of its group. shares:
+    of the seasons that the targets, in order, have lost (`SeasonalAdjustment.shares`). The answer
     has the targets' rows, in order.
     """
     rows = np.flatnonzero(target)
@@ -78,7 +84,8 @@ def without_effects(past: Floats, future: Floats, group: Rows, target: Flags) ->
     if not known.any():
         return CovariateEffects(adjusted, factor, offset)
     for part, drivers in _parts(group, rows, np.flatnonzero(known)):
-        fit = _Regression(adjusted[part], past[drivers], future[drivers])
+        seasons = [(length, share[part]) for length, share in shares if share[part].any()]
+        fit = _Regression(adjusted[part], past[drivers], future[drivers], seasons)
         adjusted[part] = (adjusted[part] - fit.past_offset) / fit.past_factor
         factor[part], offset[part] = fit.factor, fit.offset
     return CovariateEffects(adjusted, factor, offset)
@@ -98,18 +105,22 @@ def _parts(group: Rows, targets: Rows, known: Rows) -> Iterator[tuple[Rows, Rows
 class _Regression:
     """The effects on targets (n, time) of covariates (n, covariates, time) with known futures."""
 
-    def __init__(self, values: Floats, drivers: Floats, ahead: Floats) -> None:
+    def __init__(self, values: Floats, drivers: Floats, ahead: Floats, shares: Shares) -> None:
         multiplies = _multiplies(values)
         course = np.where(multiplies, np.log(np.where(values > 0, values, np.nan)), values)
         centre, spread, seen = _centre(drivers), _range(drivers), ~np.isnan(course)
-        coefficients, unit = _coefficients(course, np.nan_to_num(drivers - centre), seen)
+        apart, shown = np.nan_to_num(drivers - centre), seen[:, None] & ~np.isnan(drivers)
+        plain = _without_course(apart, shown)
+        season, coming = _seasons(plain, shown, shares, ahead.shape[2])
+        size = _size(plain, apart, seen)
+        coefficients, unit = _coefficients(course, np.where(shown, plain - season, 0), size, seen)
         coefficients *= _regular(values)
         limit = np.where(multiplies, np.log(LIMIT), LIMIT * unit)
         low, high = (f.reduce(drivers, axis=2)[..., None] for f in (np.fmin, np.fmax))
         within = np.clip(ahead, low - BEYOND * spread, high + BEYOND * spread)
         past, future = (
             np.clip(np.einsum("nk,nkt->nt", coefficients, np.nan_to_num(x - centre)), -limit, limit)
-            for x in (drivers, within)
+            for x in (drivers - season, within - coming)
         )
         self.past_factor, self.past_offset = _kinds(past, multiplies)
         self.factor, self.offset = _kinds(future, multiplies)
@@ -143,19 +154,51 @@ def _range(drivers: Floats) -> Floats:
     return np.asarray(np.nan_to_num(span)[..., None])
 
 
-def _coefficients(course: Floats, drivers: Floats, seen: Flags) -> tuple[Floats, Floats]:
+def _seasons(plain: Floats, shown: Flags, shares: Shares, horizon: int) -> tuple[Floats, Floats]:
+    """What covariates (n, covariates, time) have of the targets' seasons: past and horizon.
+
+    Of each phase's mean as much as the target lost of its own, so that the season's weeks do not
+    pass for the effect of a holiday that always falls in one; all of it where a phase was shown
+    but once, for what came in one year is as well that year's.
+    """
+    time = plain.shape[2]
+    past, future = np.zeros_like(plain), np.zeros((*plain.shape[:2], horizon))
+    for length, share in shares:
+        cycles, known = (
+            np.pad(part, ((0, 0), (0, 0), (-time % length, 0))).reshape(*part.shape[:2], -1, length)
+            for part in (np.where(shown, plain - past, 0.0), shown)
+        )
+        count = known.sum(axis=2)
+        kept = np.where(count > 1, share[:, None, None], share[:, None, None] > 0)
+        held = kept * cycles.sum(axis=2) / np.maximum(count, 1)
+        past += held[..., np.arange(-time, 0) % length]
+        future += held[..., np.arange(horizon) % length]
+    return past, future
+
+
+def _size(plain: Floats, apart: Floats, seen: Flags) -> Floats:
+    """(n, covariates) deviations beside the course, 0 of covariates that are all course.
+
+    They are the ridges' units: a covariate that is nearly all season has little weight left.
+    """
+    count = np.maximum(seen.sum(axis=1), 1)
+    size = np.sqrt((plain**2).sum(axis=2) / count[:, None])
+    return np.where(size > 1e-6 * np.sqrt((apart**2).mean(axis=2)) + 1e-12, size, 0.0)
+
+
+def _coefficients(
+    course: Floats, drivers: Floats, size: Floats, seen: Flags
+) -> tuple[Floats, Floats]:
     """(n, covariates) coefficients, and (n, 1) the course's own deviation.
 
+    drivers: (n, covariates, time) without course and season, size: (n, covariates) their units.
     Ridge regressions of several strengths and none at all, each with the weight of how well it
     foretells parts of the history that it was not fitted to. All of it turns with the covariates,
     so that of collinear ones no one is preferred.
     """
     y = _without_course(course[:, None], seen[:, None])[:, 0]
-    x = _without_course(drivers, np.broadcast_to(seen[:, None], drivers.shape))
-    count = np.maximum(seen.sum(axis=1), 1)
-    size = np.sqrt((x**2).sum(axis=2) / count[:, None])
-    present = size > 1e-6 * np.sqrt((drivers**2).mean(axis=2)) + 1e-12
-    x = np.where(present[..., None], x / np.where(present, size, 1.0)[..., None], 0.0)
+    count, present = np.maximum(seen.sum(axis=1), 1), size > 0
+    x = np.where(present[..., None], drivers / np.where(present, size, 1.0)[..., None], 0.0)
     total = (y**2).sum(axis=1)
     enough = (count >= LEAST + LEAST_EACH * drivers.shape[1]) & (total > 0)
     gain = _foretold_error(x, y, seen) / np.where(enough, total, 1.0)  # (ridges, n)

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from models.base import ModelError, Series, SeriesTask
-from models.effects import without_effects
+from models.effects import Shares, without_effects
 from models.features import CONSTANT_RATIO, CONSTANT_SCALE, row_count, rows_of, scale_of
 from models.guide import guide
 from models.pretrain import Batch, alike
@@ -163,12 +163,14 @@ def batch_of(
     targets = rows.target
     wanted = [s for s, target in zip(rows.seasons, targets, strict=True) if target]
     lessons = truths[:, None] if taught is None else np.concatenate([truths[:, None], taught], 1)
+    shares: Shares = ()
     if shape.around["seasonal_adjustment"]:
         adjustment = adjust(rows.past[targets], wanted)
+        shares = adjustment.shares
         rows.past[targets] = adjustment.adjusted
         lessons = _each(adjustment.remove, lessons)
     if shape.around["covariate_effects"]:
-        effects = without_effects(rows.past, rows.future, rows.group, targets)
+        effects = without_effects(rows.past, rows.future, rows.group, targets, shares)
         rows.past[targets] = effects.adjusted
         lessons = _each(effects.remove, lessons)
     futures = np.full((len(targets), *lessons.shape[1:]), np.nan)

@@ -399,7 +399,7 @@ def _adjusted(
     known = np.where(made.known[:, None], future, np.nan)
     past[rows], future[rows] = adjustment.adjusted, adjustment.remove(future[rows])
     if around["covariate_effects"]:
-        effects = without_effects(past, known, made.group, made.target)
+        effects = without_effects(past, known, made.group, made.target, adjustment.shares)
         past[rows], future[rows] = effects.adjusted, effects.remove(future[rows])
     guides = np.full_like(future, np.nan)
     if around["guide"]:

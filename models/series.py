@@ -33,7 +33,7 @@ from models.base import (
 from models.calibration import calibration_of, caution_of, recall_of
 from models.censoring import complete, spells
 from models.checkpoint import SeriesCheckpoint, load_series
-from models.effects import CovariateEffects, without_effects
+from models.effects import CovariateEffects, Shares, without_effects
 from models.features import Rows, least_deviation, row_count, rows_of, scale_of
 from models.forward import Forward, Groups
 from models.guide import guide
@@ -51,7 +51,7 @@ from models.placement import (
 )
 from models.seasonal import SeasonalAdjustment, adjust
 
-ENGINE = 6  # raise it when the same weights begin to answer differently
+ENGINE = 7  # raise it when the same weights begin to answer differently
 PATH_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # followed beyond one horizon
 FARTHEST = 6.0  # from the history's mean a guide counts, in the network's space; as in training
 LARGEST = float(np.finfo(np.float32).max)
@@ -247,13 +247,14 @@ class SeriesNetwork:
         undone: list[SeasonalAdjustment | CovariateEffects] = []
         seasons = [s for s, wanted in zip(rows.seasons, rows.target, strict=True) if wanted]
         seasonal = np.zeros(len(seasons), dtype=np.bool_)
+        shares: Shares = ()
         if self._adjusts:
             adjustment = adjust(rows.past[rows.target], seasons)
-            seasonal = adjustment.found
+            seasonal, shares = adjustment.found, adjustment.shares
             undone.append(adjustment)
             rows.past[rows.target] = adjustment.adjusted
         if self._effects:
-            undone.append(without_effects(rows.past, rows.future, rows.group, rows.target))
+            undone.append(without_effects(rows.past, rows.future, rows.group, rows.target, shares))
             rows.past[rows.target] = undone[-1].adjusted
         if undone:
             # a season that explains everything leaves a constant

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.effects import without_effects
+from models.effects import CovariateEffects, without_effects
+from models.seasonal import adjust
 
 Floats = NDArray[np.float64]
 PAST, HORIZON = 120, 16
@@ -111,6 +112,77 @@ def test_groups_do_not_mix() -> None:
         alone = without_effects(*case)
         np.testing.assert_allclose(together.adjusted[row], alone.adjusted[0], rtol=1e-9)
         np.testing.assert_allclose(together.factor[row], alone.factor[0], rtol=1e-9)
+
+
+def weeks(*phases: int) -> Floats:
+    """(4 years of 52 weeks,) 1 in one week of each year, the last year the future."""
+    flags = np.zeros((4, 52))
+    flags[range(4), phases] = 1
+    return flags.ravel()
+
+
+def beyond_the_season(sales: Floats, *known: Floats) -> CovariateEffects:
+    """Effects on three years of weekly sales whose season has left."""
+    whole = np.stack([sales, *known])
+    past, future = whole[:, :156].copy(), whole[:, 156:].copy()
+    future[0] = np.nan
+    target = np.arange(len(whole)) == 0
+    adjustment = adjust(past[target], [(52,)])
+    past[target] = adjustment.adjusted
+    return without_effects(past, future, np.zeros(len(whole), int), target, adjustment.shares)
+
+
+def seasonal_sales(rng: np.random.Generator, lift: Floats) -> Floats:
+    season = 0.3 * np.sin(2 * np.pi * np.arange(208) / 52)
+    return np.asarray(100 * np.exp(season + lift + 0.03 * rng.normal(size=208)))
+
+
+def test_a_holiday_that_moves_is_found_where_it_moves() -> None:
+    holiday = weeks(13, 16, 12, 15)
+    sales = seasonal_sales(drawn(8), 0.5 * holiday)
+    lift = np.log(beyond_the_season(sales, holiday).factor[0])
+    assert lift[15] > 0.25
+    assert np.abs(np.delete(lift, (12, 13, 15, 16))).max() < 0.05
+    assert lift[12] < -0.02, "the season has some of last year's week"
+
+
+def test_a_holiday_of_the_same_week_is_left_to_the_season() -> None:
+    rng = drawn(9)
+    holiday = weeks(13, 13, 13, 13) + weeks(40, 40, 40, 40)
+    sales = seasonal_sales(rng, 0.6 * weeks(13, 13, 13, 13))  # one holiday lifts, one does not
+    lift = np.log(beyond_the_season(sales, holiday).factor[0])
+    assert np.abs(lift).max() < 0.03
+
+
+def test_what_is_known_of_one_year_explains_no_season() -> None:
+    moved = []
+    for seed in range(10):
+        rng = drawn(seed)
+        markdown, holiday = rng.gamma(0.5, 1000, size=208), weeks(13, 16, 12, 15)
+        markdown[:104] = np.nan
+        sales = seasonal_sales(rng, 0.5 * holiday)
+        both, one = (beyond_the_season(sales, *k) for k in ((holiday, markdown), (holiday,)))
+        moved.append(np.abs(np.log(both.factor / one.factor)).mean())
+    assert np.mean(moved) < 0.002, "a fifteenth of the noise"
+
+
+def test_a_season_is_its_own_target_s() -> None:
+    rng = drawn(10)
+    holiday = weeks(13, 16, 12, 15)
+    targets = [
+        seasonal_sales(rng, 0.5 * holiday),
+        100 * np.exp(0.5 * holiday + 0.03 * rng.normal(size=208)),
+    ]
+    past = np.stack([targets[0], holiday, targets[1], holiday])[:, :156]
+    future = np.stack([np.full(52, np.nan), holiday[156:]] * 2)
+    target, group = np.array([True, False] * 2), np.repeat([0, 1], 2)
+    adjustment = adjust(past[target], [(52,), ()])
+    past[target] = adjustment.adjusted
+    together = without_effects(past, future, group, target, adjustment.shares)
+    alone = beyond_the_season(targets[0], holiday)
+    np.testing.assert_allclose(together.factor[0], alone.factor[0], rtol=1e-9)
+    plain = without_effects(past[2:], future[2:], group[2:], target[2:])
+    np.testing.assert_allclose(together.factor[1], plain.factor[0], rtol=1e-9)
 
 
 def test_removing_undoes_restoring() -> None:
