@@ -5,7 +5,7 @@ network has learned of promotions. So each target is regressed on the covariates
 known, both without their slow course and the target's season (Frisch and Waugh, 1933, Econometrica
 1; Lovell, 1963, Journal of the American Statistical Association 58), the part that has foretold
 other stretches of the history is taken out before the network, and that of the future is put back
-after it.
+after it. What covariates do across a shop (models/pooling.py) can be where regressions begin.
 
 Invariant: a group's effects depend on that group's rows alone, finite values stay finite, and
 `restore` is the exact inverse of what was taken out.
@@ -67,15 +67,39 @@ class CovariateEffects:
         return np.asarray((future - self.offset) / self.factor)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Expected:
+    """What is expected of covariates before their own series is looked at: (rows,) each.
+
+    multiplies: change of the target's logarithm a unit; adds: change of the target in units of its
+    mean size. A unit is the covariate's own mean if all of it is positive, as of prices, else 1.
+    least, most: how far from its mean, in units, a covariate counts; 0 or below, 0 or above.
+    """
+
+    multiplies: Floats
+    adds: Floats
+    least: Floats
+    most: Floats
+
+    def take(self, rows: Rows) -> "Expected":
+        """Of these rows, in the shape of `rows`."""
+        return Expected(self.multiplies[rows], self.adds[rows], self.least[rows], self.most[rows])
+
+
 def without_effects(
-    past: Floats, future: Floats, group: Rows, target: Flags, shares: Shares = ()
+    past: Floats,
+    future: Floats,
+    group: Rows,
+    target: Flags,
+    shares: Shares = (),
+    expected: Expected | None = None,
 ) -> CovariateEffects:
     """Take the effects of known covariates out of the targets of every group.
 
     past: (rows, time), future: (rows, horizon), NaN where missing or unknown; a row that is no
     target and whose future is known counts as a covariate of the targets of its group. shares:
-    of the seasons that the targets, in order, have lost (`SeasonalAdjustment.shares`). The answer
-    has the targets' rows, in order.
+    of the seasons that the targets, in order, have lost (`SeasonalAdjustment.shares`). expected: of
+    all rows. The answer has the targets' rows, in order.
     """
     rows = np.flatnonzero(target)
     adjusted = past[rows].copy()
@@ -83,15 +107,15 @@ def without_effects(
     known = ~target & ~np.isnan(future).all(axis=1)
     if not known.any():
         return CovariateEffects(adjusted, factor, offset)
-    for part, drivers in _parts(group, rows, np.flatnonzero(known)):
-        seasons = [(length, share[part]) for length, share in shares if share[part].any()]
-        fit = _Regression(adjusted[part], past[drivers], future[drivers], seasons)
+    for part, drivers in parts_of(group, rows, np.flatnonzero(known)):
+        frame = Frame(adjusted[part], past[drivers], future[drivers], of_part(shares, part))
+        fit = _Regression(frame, None if expected is None else expected.take(drivers))
         adjusted[part] = (adjusted[part] - fit.past_offset) / fit.past_factor
         factor[part], offset[part] = fit.factor, fit.offset
     return CovariateEffects(adjusted, factor, offset)
 
 
-def _parts(group: Rows, targets: Rows, known: Rows) -> Iterator[tuple[Rows, Rows]]:
+def parts_of(group: Rows, targets: Rows, known: Rows) -> Iterator[tuple[Rows, Rows]]:
     """Targets (n,), as positions, and the rows (n, covariates) that may drive them, by count."""
     members: dict[int, list[int]] = {}
     for row in known.tolist():
@@ -102,28 +126,80 @@ def _parts(group: Rows, targets: Rows, known: Rows) -> Iterator[tuple[Rows, Rows
         yield np.array(part, dtype=np.intp), np.array([drivers[i] for i in part], dtype=np.intp)
 
 
-class _Regression:
-    """The effects on targets (n, time) of covariates (n, covariates, time) with known futures."""
+def of_part(shares: Shares, part: Rows) -> Shares:
+    """Of these targets, the seasons that any of them has lost."""
+    return [(length, share[part]) for length, share in shares if share[part].any()]
 
-    def __init__(self, values: Floats, drivers: Floats, ahead: Floats, shares: Shares) -> None:
-        multiplies = _multiplies(values)
-        course = np.where(multiplies, np.log(np.where(values > 0, values, np.nan)), values)
-        centre, spread, seen = _centre(drivers), _range(drivers), ~np.isnan(course)
-        apart, shown = np.nan_to_num(drivers - centre), seen[:, None] & ~np.isnan(drivers)
-        plain = _without_course(apart, shown)
-        season, coming = _seasons(plain, shown, shares, ahead.shape[2])
-        size = _size(plain, apart, seen)
-        coefficients, unit = _coefficients(course, np.where(shown, plain - season, 0), size, seen)
-        coefficients *= _regular(values)
-        limit = np.where(multiplies, np.log(LIMIT), LIMIT * unit)
+
+class Frame:
+    """Targets (n, time) and what drives them (n, covariates, time), as they are regressed.
+
+    course: (n, time) logarithms or values. size: (n, 1) what an effect is counted in, 1 for
+    logarithms. unit: (n, covariates, 1) of the covariates. apart, ahead: (n, covariates, time or
+    horizon) their distance from their mean without the season, 0 where missing; within: as ahead,
+    at most BEYOND their past range. own: as apart without the slow course. deviation: (n,
+    covariates) of what is without it but has the season.
+    """
+
+    def __init__(self, values: Floats, drivers: Floats, future: Floats, shares: Shares) -> None:
+        self.multiplies, self.regular = _multiplies(values), _regular(values)
+        logs = np.log(np.where(values > 0, values, np.nan))
+        self.course = np.where(self.multiplies, logs, values)
+        self.seen = ~np.isnan(self.course)
+        self.size = np.where(self.multiplies, 1.0, _mean_size(values))
+        centre, spread = _centre(drivers), _range(drivers)
         low, high = (f.reduce(drivers, axis=2)[..., None] for f in (np.fmin, np.fmax))
-        within = np.clip(ahead, low - BEYOND * spread, high + BEYOND * spread)
-        past, future = (
-            np.clip(np.einsum("nk,nkt->nt", coefficients, np.nan_to_num(x - centre)), -limit, limit)
-            for x in (drivers - season, within - coming)
+        self.unit = np.where(low > 0, centre, 1.0)
+        apart, shown = np.nan_to_num(drivers - centre), self.seen[:, None] & ~np.isnan(drivers)
+        plain = without_course(apart, shown)
+        season, coming = _seasons(plain, shown, shares, future.shape[2])
+        within = np.clip(future, low - BEYOND * spread, high + BEYOND * spread)
+        self.own = np.where(shown, plain - season, 0)
+        self.deviation = _size(plain, apart, self.seen)
+        self.apart, self.ahead, self.within = (
+            np.nan_to_num(part - centre)
+            for part in (drivers - season, future - coming, within - coming)
         )
-        self.past_factor, self.past_offset = _kinds(past, multiplies)
-        self.factor, self.offset = _kinds(future, multiplies)
+        self.ahead[np.isnan(low[..., 0])] = 0.0  # there is no mean to be apart from
+
+
+class _Regression:
+    """The effects on targets of covariates with known futures."""
+
+    def __init__(self, frame: Frame, expected: Expected | None) -> None:
+        begun = [_effect_of(frame, part, expected) for part in (frame.apart, frame.ahead)]
+        course = frame.course - begun[0]
+        own = _coefficients(course, frame.own, frame.deviation, frame.seen) * frame.regular
+        limit = np.where(frame.multiplies, np.log(LIMIT), LIMIT * _deviation(frame))
+        past, future = (
+            np.clip(np.einsum("nk,nkt->nt", own, part) + start, -limit, limit)
+            for part, start in zip((frame.apart, frame.within), begun, strict=True)
+        )
+        self.past_factor, self.past_offset = _kinds(past, frame.multiplies)
+        self.factor, self.offset = _kinds(future, frame.multiplies)
+
+
+def _effect_of(frame: Frame, apart: Floats, expected: Expected | None) -> Floats:
+    """(n, time) what is expected of covariates (n, covariates, time) so far from their mean."""
+    if expected is None:
+        return np.zeros((len(apart), apart.shape[2]))
+    counted = np.clip(apart / frame.unit, expected.least[..., None], expected.most[..., None])
+    each = np.where(frame.multiplies, expected.multiplies, expected.adds)
+    effect = np.einsum("nk,nkt->nt", each, counted)
+    return np.asarray(effect * frame.size * frame.regular)
+
+
+def _deviation(frame: Frame) -> Floats:
+    """(n, 1) of the course around its slow part."""
+    y = without_course(frame.course[:, None], frame.seen[:, None])[:, 0]
+    count = np.maximum(frame.seen.sum(axis=1), 1)
+    return np.asarray(np.sqrt((y**2).sum(axis=1) / count)[:, None])
+
+
+def _mean_size(values: Floats) -> Floats:
+    """(n, 1) the mean of absolute values."""
+    count = np.maximum((~np.isnan(values)).sum(axis=1), 1)
+    return np.asarray((np.nansum(np.abs(values), axis=1) / count)[:, None])
 
 
 def _kinds(effect: Floats, multiplies: Flags) -> tuple[Floats, Floats]:
@@ -186,17 +262,15 @@ def _size(plain: Floats, apart: Floats, seen: Flags) -> Floats:
     return np.where(size > 1e-6 * np.sqrt((apart**2).mean(axis=2)) + 1e-12, size, 0.0)
 
 
-def _coefficients(
-    course: Floats, drivers: Floats, size: Floats, seen: Flags
-) -> tuple[Floats, Floats]:
-    """(n, covariates) coefficients, and (n, 1) the course's own deviation.
+def _coefficients(course: Floats, drivers: Floats, size: Floats, seen: Flags) -> Floats:
+    """(n, covariates) coefficients.
 
     drivers: (n, covariates, time) without course and season, size: (n, covariates) their units.
     Ridge regressions of several strengths and none at all, each with the weight of how well it
     foretells parts of the history that it was not fitted to. All of it turns with the covariates,
     so that of collinear ones no one is preferred.
     """
-    y = _without_course(course[:, None], seen[:, None])[:, 0]
+    y = without_course(course[:, None], seen[:, None])[:, 0]
     count, present = np.maximum(seen.sum(axis=1), 1), size > 0
     x = np.where(present[..., None], drivers / np.where(present, size, 1.0)[..., None], 0.0)
     total = (y**2).sum(axis=1)
@@ -208,8 +282,7 @@ def _coefficients(
     weight = np.exp(evidence - shift)
     weight = weight / (weight.sum(axis=0) + np.exp(DOUBT - shift)) * enough
     answer = (weight[:, :, None] * _ridges(x, y, seen)).sum(axis=0)
-    deviation = np.sqrt(total / count)[:, None]
-    return np.where(present, answer / np.where(present, size, 1.0), 0.0), deviation
+    return np.where(present, answer / np.where(present, size, 1.0), 0.0)
 
 
 def _foretold_error(x: Floats, y: Floats, seen: Flags) -> Floats:
@@ -243,7 +316,7 @@ def _ridges(x: Floats, y: Floats, seen: Flags) -> Floats:
     return np.asarray(np.einsum("nkd,rnd->rnk", directions, shrunk))
 
 
-def _without_course(values: Floats, seen: Flags) -> Floats:
+def without_course(values: Floats, seen: Flags) -> Floats:
     """(n, k, time) less a line and their centred moving means over what was seen; 0 elsewhere.
 
     The line goes first, since a mean of what lies on one side of the ends would follow it late.

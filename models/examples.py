@@ -18,6 +18,7 @@ from models.base import ModelError, Series, SeriesTask
 from models.effects import Shares, without_effects
 from models.features import CONSTANT_RATIO, CONSTANT_SCALE, row_count, rows_of, scale_of
 from models.guide import guide
+from models.pooling import NOT_POOLED, PooledEffects
 from models.pretrain import Batch, alike
 from models.seasonal import adjust, season_lengths
 
@@ -39,13 +40,14 @@ LEAST_HISTORY = 8
 class Shape:
     """What a network wants: periods of a patch and of history, patches ahead, what is around it.
 
-    around: as `models.pretrain.AROUND` names it.
+    around: as `models.pretrain.AROUND` names it. pooled: effects that are expected of covariates.
     """
 
     patch: int
     context_length: int
     patches: int
     around: Mapping[str, bool]
+    pooled: PooledEffects = NOT_POOLED
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,7 +172,8 @@ def batch_of(
         rows.past[targets] = adjustment.adjusted
         lessons = _each(adjustment.remove, lessons)
     if shape.around["covariate_effects"]:
-        effects = without_effects(rows.past, rows.future, rows.group, targets, shares)
+        expected = shape.pooled.of(rows.names)
+        effects = without_effects(rows.past, rows.future, rows.group, targets, shares, expected)
         rows.past[targets] = effects.adjusted
         lessons = _each(effects.remove, lessons)
     futures = np.full((len(targets), *lessons.shape[1:]), np.nan)

@@ -4,7 +4,7 @@ Invariant: the rows of a task depend on that task alone, and scaling happens in 
 so that a history of 1e12 or 1e-9 is as good as one of 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,8 @@ class Rows:
 
     past: (rows, time), right-aligned, NaN where missing. future: (rows, horizon), NaN where
     unknown. group: (rows,), number of the task. target: (rows,), True where a forecast is asked
-    for. seasons and non_negative: of each row's series.
+    for. seasons and non_negative: of each row's series. names: of covariates that are numbers, None
+    for other rows.
     """
 
     past: FloatArray
@@ -32,6 +33,7 @@ class Rows:
     target: NDArray[np.bool_]
     seasons: tuple[tuple[int, ...] | None, ...]
     non_negative: NDArray[np.bool_]
+    names: tuple[str | None, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +82,14 @@ def rows_of(tasks: Sequence[SeriesTask], *, context_length: int, horizon: int) -
             one.season_lengths for (_, one), n in zip(series, counts, strict=True) for _ in range(n)
         ),
         non_negative=np.repeat([one.non_negative for _, one in series], counts),
+        names=tuple(name for _, one in series for name in _names(one)),
     )
+
+
+def _names(series: Series) -> Iterator[str | None]:
+    yield from (None for _ in series.target)
+    for covariate in _past_only_first(series.covariates):
+        yield None if covariate.past.dtype == object else covariate.name
 
 
 def row_count(series: Series) -> int:

@@ -49,6 +49,7 @@ from models.placement import (
     runtime_of,
     without_packages,
 )
+from models.pooling import pooled_effects_of
 from models.seasonal import SeasonalAdjustment, adjust
 
 ENGINE = 7  # raise it when the same weights begin to answer differently
@@ -121,6 +122,7 @@ class SeriesNetwork:
         self._guided = bool(options.get("guide", False))
         self._caution = caution_of(options)
         self._recall = recall_of(options)
+        self._pooled = pooled_effects_of(options)
         self._dependence = dependence_of(options)
         self._calibration = calibration_of(options)
         self._paths = _paths(self._levels)
@@ -254,7 +256,9 @@ class SeriesNetwork:
             undone.append(adjustment)
             rows.past[rows.target] = adjustment.adjusted
         if self._effects:
-            undone.append(without_effects(rows.past, rows.future, rows.group, rows.target, shares))
+            expected = self._pooled.of(rows.names)
+            parts = (rows.past, rows.future, rows.group, rows.target)
+            undone.append(without_effects(*parts, shares, expected))
             rows.past[rows.target] = undone[-1].adjusted
         if undone:
             # a season that explains everything leaves a constant
