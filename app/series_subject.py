@@ -173,6 +173,8 @@ class SeriesSubject:
     def told(self, trained: Trained, parent: Checkpoint, made: Path) -> Facts:
         """Note what came of a training."""
         note_trained(self._desk, trained)
+        if trained.around:
+            self._desk.note(f"learned beside the weights: {', '.join(trained.around)}")
         facts: Facts = plain(asdict(trained))
         return facts | self._pruned(parent, made)
 

@@ -140,7 +140,7 @@ def _cost(one: Tuned) -> dict[str, object]:
         "trained": trained.trained,
         "parameters": trained.parameters,
         "part": trained.part,
-        "calibrated": trained.calibrated,
+        "around": trained.around,
         "cpu_minutes": round(trained.cpu_seconds / 60, 2),
         "minutes": round(trained.seconds / 60, 2),
         "validation": {name: round(value, 5) for name, value in trained.scores.items()},

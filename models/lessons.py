@@ -27,28 +27,39 @@ from models.backtest import (
     network,
     run,
     summaries,
+    windows_of,
 )
-from models.base import ModelError
+from models.base import ModelError, Series, SeriesTask
 from models.calibration import ADJUSTED, LEAST, MOST, Sides, calibration_of, kind_of
 from models.checkpoint import ADAPTER_CONFIG, SeriesCheckpoint, load_series
 from models.examples import Examples, Shape, until
-from models.gate import simulated
+from models.features import rows_of
+from models.gate import losses_of, simulated
 from models.metrics import naive_error
+from models.pooling import PooledEffects, learned_effects, pooled_effects_of
 from models.pretrain import AROUND, PretrainSettings
 from models.seasonal import adjust, season_lengths
 from models.series import SeriesNetwork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from chronos.chronos2.model import Chronos2Model
 
+    from models.base import FloatArray
+    from models.effects import Shares
     from models.tuning import TrainSettings
 
 #: Windows of a kind from which its intervals are fitted.
 LEAST_CALIBRATED = 40
 #: What the distance to the median is tried at.
 FACTORS = tuple(round(0.5 + 0.05 * step, 2) for step in range(31))
+#: Times the median loss beyond which a series counts less.
+FAR = 2.0
+#: Shares that are tried of what a series was lately.
+RECALLED = (0.0, 0.15, 0.3, 0.45)
+#: Series of which effects in common are learned.
+MOST_POOLED = 1000
 _TUNED = "tuned"
 REMEMBERED_SEED = 1  # of simulated series; the gate's is 0
 
@@ -67,6 +78,8 @@ class Lessons:
     """The network to begin from, what it is shown, and what it is judged on."""
 
     checkpoint: SeriesCheckpoint
+    before_gate: Sequence[Record]
+    freq: str
     adapts: bool  # whether the base was a whole checkpoint, that an adapter can stand on
     examples: Examples
     replayed: tuple[Examples, ...]
@@ -101,6 +114,8 @@ class Lessons:
         parts = (known, plan.freq, plan.horizon, shape, *ways)
         return cls(
             checkpoint,
+            before_gate,
+            plan.freq,
             not (base / ADAPTER_CONFIG).exists(),
             Examples(*parts),
             tuple(
@@ -124,6 +139,7 @@ def _shape(checkpoint: SeriesCheckpoint, horizon: int, settings: TrainSettings) 
         context_length=min(config.context_length, settings.context or config.context_length),
         patches=min(patches, config.max_output_patches),
         around={name: bool(checkpoint.options.get(name, False)) for name in AROUND},
+        pooled=pooled_effects_of(checkpoint.options),
     )
 
 
@@ -168,23 +184,30 @@ class Judge:
         settings: TrainSettings,
         checkpoint: SeriesCheckpoint,
     ) -> None:
-        self.plan = replace(plan, origins=settings.validation, step=None)
+        self.plan = _validation(records, plan, settings.validation)
         order = np.random.default_rng(0).permutation(len(records))[: settings.judged]
         self.records = [records[number] for number in sorted(order.tolist())]
         latest = max(records, key=lambda record: record.times[-1])
         self.until = latest.times[-1].isoformat()
         self.checkpoint = checkpoint
         self._known: list[float] | None = None  # of the network before, on simulated series
+        self._weights: dict[str, float] = {}
 
-    def score(
+    def losses(
         self, model: Chronos2Model, options: dict[str, Any], alive: Callable[[], None]
-    ) -> float:
-        """Mean pinball loss in units of seasonal naive's error; alive: called between batches.
+    ) -> dict[str, float]:
+        """Mean pinball loss of each series in units of seasonal naive's error.
 
-        options: what stands around the network, as a checkpoint has it.
+        options: what stands around the network, as a checkpoint has it. alive: called between
+        batches. Series that the network before missed by far count less, so that the few do not
+        decide for all.
         """
-        found = self._tested(model, options, alive)
-        return float(np.mean([score.scaled_pinball for score in found.scores]))
+        found = self._losses(self._answering(model, options), alive)
+        if not self._weights:
+            before = self._losses(self._before, alive)
+            evened = _even(np.array(list(before.values())))
+            self._weights = dict(zip(before, evened.tolist(), strict=True))
+        return {item: loss * self._weights[item] for item, loss in found.items()}
 
     def forgotten(
         self, model: Chronos2Model, options: dict[str, Any], alive: Callable[[], None]
@@ -194,71 +217,127 @@ class Judge:
         They are like those of the gate, and none of them.
         """
         after = self._remembered(self._answering(model, options), alive)
-        before = self._before(alive)
-        return max(one / other for one, other in zip(after, before, strict=True))
-
-    def _before(self, alive: Callable[[], None]) -> list[float]:
         if self._known is None:
-            first = self._answering(self.checkpoint.model, dict(self.checkpoint.options))
-            self._known = self._remembered(first, alive)
-        return self._known
+            self._known = self._remembered(self._before, alive)
+        return max(one / other for one, other in zip(after, self._known, strict=True))
 
     def _remembered(self, answering: SeriesNetwork, alive: Callable[[], None]) -> list[float]:
         """The loss on each of the simulated sets."""
-        method, threads = Method(_TUNED, network(answering)), torch.get_num_threads()
-        try:
-            tests = [
-                run(one.records, [method], one.plan, on_done=lambda *_: alive())
-                for one in simulated(seed=REMEMBERED_SEED)
-            ]
-        finally:
-            torch.set_num_threads(threads)
+        sets = simulated(seed=REMEMBERED_SEED)
+        tests = (_tested(one.records, one.plan, answering, alive) for one in sets)
         return [summaries(test)[0].scaled_pinball for test in tests]
+
+    @property
+    def _before(self) -> SeriesNetwork:
+        return self._answering(self.checkpoint.model, dict(self.checkpoint.options))
 
     def _answering(self, model: Chronos2Model, options: dict[str, Any]) -> SeriesNetwork:
         whole = SeriesCheckpoint("tuned", model.eval(), self.checkpoint.digest, options)
         return SeriesNetwork(whole, device=_device_name(), dtype="float32", runtime="torch")
 
+    def _losses(self, answering: SeriesNetwork, alive: Callable[[], None]) -> dict[str, float]:
+        try:
+            test = _tested(self.records, self.plan, answering, alive)
+        except BacktestError as error:
+            raise ModelError(f"validation before the gate's windows: {error}") from error
+        return losses_of(test, _TUNED)
+
+    def recall(
+        self, model: Chronos2Model, options: dict[str, Any], alive: Callable[[], None]
+    ) -> dict[str, dict[str, float]]:
+        """The share of what series were lately, half-way to what is best on these windows."""
+        said = dict(options.get("recall", {}))
+        kind = kind_of(season_lengths(self.plan.freq))
+        before = said.get(kind, 0.0)
+        tried = {share: {"recall": said | {kind: share}} for share in {before, *RECALLED}}
+        scores = {
+            share: mean_of(self.losses(model, options | one, alive)) for share, one in tried.items()
+        }
+        return {"recall": said | {kind: (before + min(scores, key=scores.__getitem__)) / 2}}
+
     def calibration(
         self, model: Chronos2Model, options: dict[str, Any], alive: Callable[[], None]
-    ) -> dict[str, Sides]:
+    ) -> dict[str, dict[str, list[float]]]:
         """Factors of the intervals, by kind, half-way to what is best on these windows."""
-        test = self._tested(model, options, alive, examples=len(self.records))
         before = calibration_of(options)
         found = dict(before.factors)
         seasons = season_lengths(self.plan.freq)
         kinds: dict[str, list[Example]] = {}
-        for example in test.examples:
+        for example in self._examples(model, options, alive):
             taken = bool(adjust(example.window.history[None], [seasons]).found[0])
             kinds.setdefault(kind_of(seasons) + ADJUSTED * taken, []).append(example)
         for kind, examples in kinds.items():
             if len(examples) >= LEAST_CALIBRATED:
                 old = before.of(seasons, adjusted=kind.endswith(ADJUSTED))
                 found[kind] = _sides(examples, self.plan, old)
-        return found
+        return {"calibration": {kind: list(sides) for kind, sides in found.items()}}
 
-    def _tested(
-        self,
-        model: Chronos2Model,
-        options: dict[str, Any],
-        alive: Callable[[], None],
-        *,
-        examples: int = 0,
-    ) -> Backtest:
-        answering = self._answering(model, options)
-        method, threads = Method(_TUNED, network(answering)), torch.get_num_threads()
-        try:
-            return run(
-                self.records,
-                [method],
-                self.plan,
-                examples=examples,
-                on_done=lambda *_: alive(),
-            )
-        except BacktestError as error:
-            raise ModelError(f"validation before the gate's windows: {error}") from error
-        finally:
-            torch.set_num_threads(threads)
+    def _examples(
+        self, model: Chronos2Model, options: dict[str, Any], alive: Callable[[], None]
+    ) -> Iterator[Example]:
+        """The validation windows, what came, and what the network said."""
+        answering, plan = self._answering(model, options), replace(self.plan, origins=1)
+        for offset in self.plan.offsets:
+            records = until(self.records, offset - plan.horizon)
+            yield from _tested(records, plan, answering, alive).examples
+
+
+def _tested(
+    records: Sequence[Record], plan: Plan, answering: SeriesNetwork, alive: Callable[[], None]
+) -> Backtest:
+    """A backtest that keeps what is said of the latest windows; alive: called between batches."""
+    method, threads = Method(_TUNED, network(answering)), torch.get_num_threads()
+    try:
+        return run(records, [method], plan, examples=len(records), on_done=lambda *_: alive())
+    finally:
+        torch.set_num_threads(threads)
+
+
+def mean_of(losses: Mapping[str, float]) -> float:
+    """Over series."""
+    return float(np.mean(list(losses.values())))
+
+
+def shop_effects(
+    records: Sequence[Record], freq: str, checkpoint: SeriesCheckpoint
+) -> PooledEffects:
+    """What known covariates did to all series, at most MOST_POOLED of them."""
+    order = np.random.default_rng(0).permutation(len(records))[:MOST_POOLED]
+    tasks = [SeriesTask((_series(records[number], freq),), 1, (0.5,)) for number in order.tolist()]
+    context = checkpoint.model.chronos_config.context_length
+    rows = rows_of(tasks, context_length=context, horizon=1)
+    shares: Shares = ()
+    if checkpoint.options.get("seasonal_adjustment"):
+        seasons = [season_lengths(freq)] * int(rows.target.sum())
+        adjustment = adjust(rows.past[rows.target], seasons)
+        rows.past[rows.target], shares = adjustment.adjusted, adjustment.shares
+    return learned_effects(rows, shares)
+
+
+def _series(record: Record, freq: str) -> Series:
+    """All of a record; a covariate that is known ahead has something ahead."""
+    covariates = (
+        one if one.future is None else replace(one, future=one.past[-1:])
+        for one in record.covariates
+    )
+    return Series(record.target[None], tuple(covariates), season_lengths(freq))
+
+
+def _even(losses: FloatArray) -> FloatArray:
+    """Weights by which no loss counts more than FAR times the median."""
+    far = FAR * np.median(losses)
+    return np.asarray(far / np.maximum(losses, far)) if far > 0 else np.ones(len(losses))
+
+
+def _validation(records: Sequence[Record], plan: Plan, most: int) -> Plan:
+    """As many windows of the plan, `most` at most, as take a third of the median history."""
+    lengths = [np.count_nonzero(~np.isnan(record.target)) for record in records]
+    carried = int(np.median(lengths) / 3 // plan.horizon)
+    for origins in range(min(most, carried), 1, -1):
+        chosen = replace(plan, origins=origins, step=None)
+        if all(batch.windows for batch in windows_of(records, chosen)):
+            return chosen
+    return replace(plan, origins=1, step=None)
 
 
 def _sides(examples: Sequence[Example], plan: Plan, old: Sides) -> Sides:
@@ -272,12 +351,14 @@ def _sides(examples: Sequence[Example], plan: Plan, old: Sides) -> Sides:
     found = []
     for side, before in zip((levels < 0.5, levels > 0.5), old, strict=True):
         level, apart = levels[side, None], (quantiles - median)[:, side]
-        losses = []
+        each = []
         for factor in FACTORS:
             error = truth - (median + factor * apart)
             pinball = np.maximum(level * error, (level - 1) * error)
-            losses.append(float(np.nanmean(np.nanmean(pinball, axis=(1, 2)) / scale)))
-        best = FACTORS[int(np.argmin(losses))]
+            each.append(np.nanmean(pinball, axis=(1, 2)) / scale)
+        losses = np.stack(each)
+        weights = _even(losses[FACTORS.index(1.0)])
+        best = FACTORS[int(np.argmin(losses @ weights))]
         found.append(round(float(np.clip(before * np.sqrt(best), LEAST, MOST)), 3))
     return found[0], found[1]
 

@@ -34,13 +34,15 @@ from models.adapters import WRITTEN_ALONE, with_adapters
 from models.base import ModelError
 from models.bottleneck import BOTTLENECK, Bottleneck, bottleneck_weights, give_bottlenecks, width_of
 from models.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, WEIGHTS
-from models.lessons import Earlier, Lessons
+from models.gate import Rules, gain_of
+from models.lessons import Earlier, Lessons, mean_of, shop_effects
+from models.pooling import PooledEffects, pooled_effects_of
 from models.pretrain import Batch, answer_of, arrange, draw_batch
 from models.tracking import Curve
 from models.tuning import OPTIMIZERS, Trained, TrainProgress, TrainSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from chronos.chronos2.model import Chronos2Model
@@ -64,6 +66,8 @@ _FEED_FORWARD = rf"(.*mlp\.wo)|({_ENDS.replace('hidden|', '')})"
 BLENDS = (0.25, 0.5, 0.75)
 _SAVED = "checkpoint-"
 LOGGED_EVERY = 10  # steps
+#: Shares of the effects that the shop has in common that are tried.
+POOLED = (0.5, 1.0)
 REMEMBERED = 0.01  # of the loss on simulated series, that may be lost; the gate allows 0.02
 
 
@@ -186,9 +190,11 @@ class _Standing:
     looks: int = 0  # since the best
     looked: int = -1  # step of the latest
     zero_shot: float = math.nan
+    untrained: float = math.nan  # with what was learned of covariates
     validation: float = math.nan
     part: float = 1.0  # of the way to the weights of best_step
-    calibration: dict[str, list[float]] | None = None  # None for that of the base
+    around: dict[str, Any] = field(default_factory=dict)  # options that are not the base's
+    pooled: float = 0.0  # share of the effects that the shop has in common
     ended: bool = False
 
 
@@ -220,7 +226,6 @@ class _Tuner:
         self._thin()
         self.start = self._copy()
         self.standing, self.weights = _Standing(), _Weights()
-        self.options = dict(lessons.checkpoint.options)
         self.losses: list[float] = []
         self.curve: Curve
         self.step = 0
@@ -232,14 +237,19 @@ class _Tuner:
         if last is None:
             self.weights.average = self._copy()
             self.weights.best = self._copy()
+            looked = time.monotonic()
+            self._pool()
             self.look()
+            self.standing.active_s += time.monotonic() - looked
         trainer = _Trainer(self)
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
         if self.standing.looked < self.step:
             self.look()
         self._blend()
-        self._calibrate()
+        self._doubt()
+        self._settle()
+        self._pool_all()
         self.standing.cpu_s = time.process_time() - began
         self.standing.ended = True
         trainer.save_now()
@@ -266,15 +276,56 @@ class _Tuner:
         logger.info("goes on from step %d", self.step)
         return last
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What stands around the network now."""
+        return self.lessons.checkpoint.options | self.standing.around
+
+    def _pool(self) -> None:
+        """Learn what covariates do across the shop, or that they foretell nothing here."""
+        judge, checkpoint = self.lessons.judge, self.lessons.checkpoint
+        network = checkpoint.model
+        before = judge.losses(network, dict(checkpoint.options), self.tell)
+        self.standing.zero_shot = mean_of(before)
+        effects = shop_effects(self.lessons.examples.records, self.lessons.freq, checkpoint)
+        if not effects.by_name or not checkpoint.options.get("covariate_effects"):
+            return
+        tried = [(share, self._with(effects, share)) for share in POOLED]
+        for share, around in [*tried, (0.0, {"covariate_effects": False})]:
+            found = judge.losses(network, checkpoint.options | around, self.tell)
+            logger.info("effects, pooled by %g: validation %.5f", share, mean_of(found))
+            if _surely_better(found, before):
+                before, self.standing.around, self.standing.pooled = found, around, share
+
+    def _pool_all(self) -> None:
+        """Learn the same from the validation windows as well."""
+        if self.standing.pooled:
+            lessons = self.lessons
+            effects = shop_effects(lessons.before_gate, lessons.freq, lessons.checkpoint)
+            self.standing.around |= self._with(effects, self.standing.pooled)
+
+    def _with(self, effects: PooledEffects, share: float) -> dict[str, Any]:
+        known = pooled_effects_of(self.lessons.checkpoint.options).by_name
+        learned = {name: one.shrunk(share) for name, one in effects.by_name.items()}
+        return {"pooled_effects": PooledEffects({**known, **learned}).option()}
+
+    def _now(self, examples: Examples) -> Examples:
+        """As what stands around the network would give them to it."""
+        if not self.standing.around:
+            return examples
+        around = {name: bool(self.options.get(name, False)) for name in examples.shape.around}
+        pooled = pooled_effects_of(self.options)
+        return replace(examples, shape=replace(examples.shape, around=around, pooled=pooled))
+
     def batch(self, index: int) -> Batch:
         """The part of a step by its number, the same whenever it is drawn."""
         rng = np.random.default_rng((self.settings.seed, index))
         rows = max(1, self.settings.rows // self.parts)
         if rng.random() >= self.settings.replay:
-            return self.lessons.examples.draw(rng, rows)
+            return self._now(self.lessons.examples).draw(rng, rows)
         if self.lessons.replayed:
             some = self.lessons.replayed[int(rng.integers(len(self.lessons.replayed)))]
-            return some.draw(rng, rows)
+            return self._now(some).draw(rng, rows)
         tokens = self.lessons.synthetic.context_length // self.lessons.synthetic.patch
         drawn = replace(self.lessons.synthetic, batch_tokens=rows * tokens // 2, seed=1)
         return draw_batch(drawn, (1 << 30) + self.settings.seed * 1_000_003 + index)
@@ -348,8 +399,7 @@ class _Tuner:
         tuned = {name: weight.clone() for name, weight in tuned.items()}
         self._place(tuned)
         if standing.best_step and not self._remembers():
-            standing.best, standing.best_step = standing.zero_shot, 0
-            self.weights.best = self.start
+            self._forget()
         for part in BLENDS:
             mixed = {k: torch.lerp(self.start[k], weight, part) for k, weight in tuned.items()}
             self._place(mixed)
@@ -359,32 +409,55 @@ class _Tuner:
                 standing.best, standing.best_step, standing.part = score, way, part
                 self.weights.best = mixed
 
-    def _calibrate(self) -> None:
-        """Widen or narrow the intervals as the validation windows say, if that helps there."""
-        self._place(self.weights.best)
-        judge, options = self.lessons.judge, self.options
-        fitted = judge.calibration(self._whole(), options, self.tell)
-        self.options = options | {"calibration": {k: list(each) for k, each in fitted.items()}}
-        score = self._score()
-        logger.info("calibrated: validation %.5f", score)
-        if score < self.standing.best and self._remembers():
-            self.standing.best = score
-            self.standing.calibration = self.options["calibration"]
-        else:
-            self.options = options
+    def _forget(self) -> None:
+        """Stay with the weights there were."""
+        self.standing.best, self.standing.best_step = self.standing.untrained, 0
+        self.weights.best = self.start
 
-    def _remembers(self) -> bool:
+    def _doubt(self) -> None:
+        """Keep what was learned only if it is surely better on the validation windows."""
+        if not self.standing.best_step or self._is_another():
+            return
+        self._place(self.weights.best)
+        tuned = self._losses()
+        self._place(self.start)
+        if not _surely_better(tuned, self._losses()):
+            self._forget()
+
+    def _settle(self) -> None:
+        """What series were lately, and the width of intervals, as the validation windows say."""
+        self._place(self.weights.best)
+        judge = self.lessons.judge
+        before = self._losses()
+        for find in (judge.recall, judge.calibration):
+            around = find(self._whole(), self.options, self.tell)
+            found = self._losses(around)
+            if _surely_better(found, before) and self._remembers(around):
+                before, self.standing.best = found, mean_of(found)
+                self.standing.around |= around
+            logger.info("%s: validation %.5f", next(iter(around)), mean_of(found))
+
+    def _remembers(self, around: dict[str, Any] | None = None) -> bool:
         """Whether the network is as good as before on what is simulated, by half of what the gate
-        allows; one that is to be another, taught or pruned, need not be.
+        allows; one that is to be another need not be.
         """
-        if self.lessons.taught or self.settings.sparsity:
+        if self._is_another():
             return True
-        worst = self.lessons.judge.forgotten(self._whole(), self.options, self.tell)
+        options = self.options | (around or {})
+        worst = self.lessons.judge.forgotten(self._whole(), options, self.tell)
         logger.info("simulated series: %.4f of the loss before", worst)
         return worst <= 1 + REMEMBERED
 
+    def _is_another(self) -> bool:
+        """Whether the network is to be another one: taught, or pruned."""
+        return self.lessons.taught or bool(self.settings.sparsity)
+
+    def _losses(self, around: dict[str, Any] | None = None) -> dict[str, float]:
+        options = self.options | (around or {})
+        return self.lessons.judge.losses(self._whole(), options, self.tell)
+
     def _score(self) -> float:
-        return self.lessons.judge.score(self._whole(), self.options, self.tell)
+        return mean_of(self._losses())
 
     def _trained(self) -> Iterator[tuple[str, Tensor]]:
         return ((name, w) for name, w in self.model.named_parameters() if w.requires_grad)
@@ -404,7 +477,7 @@ class _Tuner:
         standing = self.standing
         standing.validation, standing.looked = score, self.step
         if self.step == 0:
-            standing.zero_shot = score
+            standing.untrained = score
         if score < standing.best:
             standing.best, standing.best_step, standing.looks = score, self.step, 0
             self.weights.best = {k: v.clone() for k, v in self.weights.average.items()}
@@ -450,7 +523,7 @@ class _Tuner:
             method=self.settings.method,
             steps=self.standing.best_step,
             part=self.standing.part,
-            calibrated=self.standing.calibration is not None,
+            around=tuple(self.standing.around),
             steps_done=self.step,
             scores={"zero_shot": self.standing.zero_shot, "tuned": self.standing.best},
             trained=sum(w.numel() for w in weights if w.requires_grad),
@@ -480,9 +553,7 @@ class _Tuner:
     def _write_config(self, directory: Path) -> None:
         checkpoint = self.lessons.checkpoint
         config = checkpoint.model.config.to_dict()
-        options = dict(checkpoint.options)
-        if self.standing.calibration is not None:
-            options |= {"calibration": self.standing.calibration}
+        options = dict(self.options)
         if self.settings.method == "adapter":
             options |= {BOTTLENECK: width_of(self.model)}
         config |= {"dtype": "float32", "shopcast": options}
@@ -499,6 +570,11 @@ def _write(path: Path, facts: dict[str, Any]) -> None:
     beside = path.with_suffix(".part")
     beside.write_text(json.dumps(facts), encoding="utf-8")
     beside.replace(path)
+
+
+def _surely_better(after: Mapping[str, float], before: Mapping[str, float]) -> bool:
+    """By losses of series, as the gate says it."""
+    return gain_of(after, before, Rules()).low > 0
 
 
 def _number(path: Path) -> int:

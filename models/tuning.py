@@ -80,7 +80,7 @@ class TrainSettings:
     average: float = 0.95
     loss: str = "quantile"
     space: str = "network"
-    validation: int = 2
+    validation: int = 4
     look_every: int = 25
     patience: int = 4
     judged: int = 200
@@ -225,8 +225,9 @@ class Trained:
     """What came of a run. scores: on the validation windows, of zero_shot and tuned.
 
     steps: chosen, of `steps_done`; 0 if nothing learned was better than the network before, which
-    is then what was written. part: of the way to the weights of that step. calibrated: whether the
-    intervals were fitted anew. trained: parameters that were, of `parameters`. seconds: of work,
+    is then what was written. part: of the way to the weights of that step. around: names of what
+    was learned beside the weights: pooled_effects, covariate_effects (that there are none), recall,
+    calibration. trained: parameters that were, of `parameters`. seconds: of work,
     over all sittings; cpu_seconds: of the processor, of the last. until: the last period that was
     trained on or chosen by, as ISO 8601. whole: `out` is a checkpoint of its own and needs no base.
     """
@@ -234,7 +235,7 @@ class Trained:
     method: str
     steps: int
     part: float
-    calibrated: bool
+    around: tuple[str, ...]
     steps_done: int
     scores: dict[str, float]
     trained: int

@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file
 
 from models.backtest import Method, Plan, Record, network, run
-from models.base import Covariate, ModelError
+from models.base import Covariate, ModelError, Series, SeriesTask
 from models.bottleneck import width_of
 from models.checkpoint import load_series
 from models.examples import Examples, Shape, until
+from models.lessons import Judge
 from models.pretrain import arrange, quantile_loss
 from models.series import SeriesNetwork
 from models.train import Earlier, Trained, TrainProgress, TrainSettings, fine_tune
@@ -135,7 +136,7 @@ def test_every_method_learns_and_what_it_writes_serves(
     assert (trained.trained < trained.parameters) == (method != "full")
     assert trained.whole == (method not in {"lora", "ia3", "adapter"})
     again = validation_score(out, around_checkpoint, records)
-    assert again == pytest.approx(trained.scores["tuned"], rel=1e-4)
+    assert again == pytest.approx(trained.scores["tuned"], rel=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,7 @@ def test_what_forgets_too_much_is_not_offered(
     assert tuned("some").steps > 0
     monkeypatch.setattr("models.train.REMEMBERED", -1.0)  # whatever it is
     none = tuned("none")
-    assert (none.steps, none.calibrated) == (0, False)
+    assert (none.steps, none.around) == (0, ())
     assert none.scores["tuned"] == none.scores["zero_shot"]
 
 
@@ -298,7 +299,7 @@ def test_an_adapter_is_tuned_further_as_a_whole(
     assert trained.scores["tuned"] < trained.scores["zero_shot"]
     assert width_of(load_series(second).model) == (4 if before == "adapter" else None)
     again = validation_score(second, around_checkpoint, records)
-    assert again == pytest.approx(trained.scores["tuned"], rel=1e-4)
+    assert again == pytest.approx(trained.scores["tuned"], rel=2e-3)
 
 
 def test_bottlenecks_begin_as_nothing_and_are_small(
@@ -308,7 +309,7 @@ def test_bottlenecks_begin_as_nothing_and_are_small(
     out = tmp_path / "out"
     parts = (around_checkpoint, shop(), PLAN, out)
     trained = fine_tune(*parts, state=tmp_path / "state", settings=settings)
-    assert trained.scores["tuned"] == pytest.approx(trained.scores["zero_shot"], rel=1e-3)
+    assert trained.steps == 0
     assert trained.trained == 6 * (2 * 32 * 4 + 4 + 32)  # parts × (down and up, their biases)
     assert set(load_file(out / "adapter_model.safetensors")) == {
         f"encoder.block.{block}.layer.{layer}.dropout.{kind}.{part}"
@@ -317,6 +318,72 @@ def test_bottlenecks_begin_as_nothing_and_are_small(
         for kind in ("down", "up")
         for part in ("weight", "bias")
     }
+
+
+def config_of(directory: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((directory / "config.json").read_text())["shopcast"]
+    return found
+
+
+def test_what_a_promotion_does_to_all_articles_is_learned(
+    around_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    parts = (around_checkpoint, shop(24), PLAN, out)
+    trained = fine_tune(*parts, state=tmp_path / "state", settings=QUICK)
+    assert "pooled_effects" in trained.around
+    promotion = config_of(out)["pooled_effects"]["promotion"]
+    assert promotion["multiplies"] in (
+        pytest.approx(np.log(2), rel=0.15),
+        pytest.approx(np.log(2) / 2, rel=0.15),
+    )
+    never, planned = np.zeros(40), np.array([1.0] + [0.0] * 7)
+    sold = np.random.default_rng(0).poisson(30, (1, 40)).astype(np.float64)
+    new = Series(sold, (Covariate("promotion", never, planned),), (52,), non_negative=True)
+    before, after = (
+        SeriesNetwork.load(directory, base=base, dtype="float32", runtime="torch")
+        .predict([SeriesTask((new,), 8, (0.5,))])[0][0]
+        .quantiles[0, 0]
+        for directory, base in ((around_checkpoint, None), (out, around_checkpoint))
+    )
+    assert before[0] / before[1] < 1.2, "nothing is known of its promotions"
+    assert after[0] / after[1] > 1.3
+
+
+def test_effects_that_foretell_nothing_are_left_out(
+    around_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Promotions doubled sales for a year, and have halved them for the last half."""
+    records = shop(24, weeks=120)
+    for one in records:
+        planned = one.covariates[0].past
+        one.target[:] *= np.where(np.arange(120) < 84, 1.0, np.where(planned > 0, 0.25, 1.0))
+    settings = replace(QUICK, validation=3, steps=1)
+    out = tmp_path / "out"
+    parts = (around_checkpoint, records, PLAN, out)
+    trained = fine_tune(*parts, state=tmp_path / "state", settings=settings)
+    assert "covariate_effects" in trained.around
+    assert config_of(out)["covariate_effects"] is False
+
+
+@pytest.mark.parametrize(
+    ("weeks", "asked", "windows"), [(200, 4, 4), (90, 4, 3), (62, 4, 2), (24, 4, 1), (90, 2, 2)]
+)
+def test_short_histories_are_judged_by_fewer_windows(
+    weeks: int, asked: int, windows: int, around_checkpoint: Path
+) -> None:
+    records = until(shop(weeks=weeks), PLAN.offsets[0])
+    settings = replace(QUICK, validation=asked)
+    assert Judge(records, PLAN, settings, load_series(around_checkpoint)).plan.origins == windows
+
+
+def test_one_series_does_not_decide_for_all(around_checkpoint: Path) -> None:
+    records, checkpoint = shop(), load_series(around_checkpoint)
+    records[0].target[-8:] *= 1000
+    judge = Judge(records, PLAN, QUICK, checkpoint)
+    losses = judge.losses(checkpoint.model, dict(checkpoint.options), lambda: None)
+    others = [loss for item, loss in losses.items() if item != "article 0"]
+    assert losses["article 0"] < 3 * np.median(others)
 
 
 def unseen(values: FloatArray, start: int, end: int) -> FloatArray:
