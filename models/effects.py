@@ -151,6 +151,7 @@ class Frame:
         low, high = (f.reduce(drivers, axis=2)[..., None] for f in (np.fmin, np.fmax))
         self.unit = np.where(low > 0, centre, 1.0)
         apart, shown = np.nan_to_num(drivers - centre), self.seen[:, None] & ~np.isnan(drivers)
+        shown &= _witnessed(shown, self.seen)
         plain = without_course(apart, shown)
         season, coming = _seasons(plain, shown, shares, future.shape[2])
         within = np.clip(future, low - BEYOND * spread, high + BEYOND * spread)
@@ -177,6 +178,11 @@ class _Regression:
         )
         self.past_factor, self.past_offset = _kinds(past, frame.multiplies)
         self.factor, self.offset = _kinds(future, frame.multiplies)
+
+
+def _witnessed(shown: Flags, seen: Flags) -> Flags:
+    """(n, covariates, 1) which are known for more than a part, so that another can bear witness."""
+    return np.asarray((shown.sum(axis=2) * PARTS > seen.sum(axis=1)[:, None])[..., None])
 
 
 def _effect_of(frame: Frame, apart: Floats, expected: Expected | None) -> Floats:

@@ -79,6 +79,19 @@ def test_what_happened_once_bears_no_witness(days: tuple[int, ...], *, believed:
     assert lift > 0.6 if believed else lift < 0.2
 
 
+@pytest.mark.parametrize(("known", "believed"), [(PAST // 3, False), (PAST // 2, True)])
+def test_what_is_known_of_a_third_bears_no_witness(known: int, *, believed: bool) -> None:
+    """However plain another covariate's effect is."""
+    rng = drawn(8)
+    promotion, markdown = flags(rng), 1.0 * flags(rng, 0.3)
+    markdown[: PAST - known] = np.nan
+    lift = 0.6 * promotion + 0.6 * np.nan_to_num(markdown)
+    sales = 100 * np.exp(lift + 0.1 * rng.normal(size=PAST + HORIZON))
+    both, one = (without_effects(*apart(sales, *k)) for k in ((promotion, markdown), (promotion,)))
+    moved = np.abs(np.log(both.factor / one.factor)).max()
+    assert moved > 0.4 if believed else moved < 1e-9
+
+
 def test_collinear_covariates_share_their_effect() -> None:
     rng = drawn(3)
     promotion = flags(rng)
