@@ -8,21 +8,24 @@ itself uncertain, so that rows with one have factors of their own.
 
 Trends, too, go on more often in simulations than in some calendars, so that a checkpoint may ask
 for caution there: its quantiles are moved by a share towards a forecast that hardly trusts a trend
-(`shopcast.caution`, chosen on the same series). And what a series was lately, all times alike, is a
-forecast that is hard to beat where little but chance moves it: quantiles are moved by another share
-towards those of its latest values (`shopcast.recall`).
+(`shopcast.caution`, chosen on the same series), and, since the trend may yet go on, those on its
+side are moved back by what it would add (`shopcast.leeway`). And what a series was lately, all
+times alike, is a forecast that is hard to beat where little but chance moves it: quantiles are
+moved by another share towards those of its latest values (`shopcast.recall`).
 
 Invariant: calibration keeps the median, and quantiles never cross.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.base import CheckpointError, FloatArray
+from models.guide import guide
 from models.seasonal import Seasons
 
 UNKNOWN, NONE, ADJUSTED = "unknown", "none", " adjusted"
@@ -95,18 +98,53 @@ def calibration_of(options: Mapping[str, object]) -> Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Caution:
-    """Shares, by `kind_of`, of the way to a forecast that hardly trusts a trend; 0 for others."""
+    """By `kind_of`, 0 for others: shares of the way to a forecast that hardly trusts a trend, and
+    leeway, shares of what the trend would add that the quantiles on its side go back.
+    """
 
     shares: Mapping[str, float]
+    leeway: Mapping[str, float]
 
-    def of(self, seasons: Sequence[Seasons]) -> FloatArray:
-        """(rows,) the share of each row."""
-        return np.array([self.shares.get(kind_of(each), 0.0) for each in seasons])
+    def apply(
+        self,
+        quantiles: FloatArray,
+        levels: Sequence[float],
+        seasons: Sequence[Seasons],
+        history: FloatArray,
+    ) -> FloatArray:
+        """(rows, levels, steps), monotone, of rows with this history (rows, time) → the same."""
+        shares, leeway = _of(self.shares, seasons), _of(self.leeway, seasons)
+        rows, steps = np.flatnonzero(shares + leeway), quantiles.shape[2]
+        if not len(rows):
+            return quantiles
+        level = guide(history[rows], steps, trends=False)
+        median = quantiles[rows, list(levels).index(0.5)]
+        moved = (shares[rows, None] * (level - median))[:, None]
+        if leeway.any():
+            trend = guide(history[rows], steps) - level
+            moved = moved + leeway[rows, None, None] * _on_its_side(trend, levels)
+        answer = quantiles.copy()
+        answer[rows] += moved
+        return answer
+
+
+def _on_its_side(trend: FloatArray, levels: Sequence[float]) -> FloatArray:
+    """(rows, steps) → (rows, levels, steps): 0 on the other side of the median, all of the trend at
+    the level 0.1 or 0.9, elsewhere as far as a normal distribution's quantiles are.
+    """
+    normal = NormalDist()
+    far = np.array([normal.inv_cdf(level) / normal.inv_cdf(0.9) for level in levels])[:, None]
+    return np.asarray(np.where(far * trend[:, None] > 0, np.abs(far) * trend[:, None], 0.0))
+
+
+def _of(shares: Mapping[str, float], seasons: Sequence[Seasons]) -> FloatArray:
+    """(rows,) the share of each row."""
+    return np.array([shares.get(kind_of(each), 0.0) for each in seasons])
 
 
 def caution_of(options: Mapping[str, object]) -> Caution:
     """What a checkpoint says of its caution. Raises CheckpointError if it makes no sense."""
-    return Caution(_shares(options, "caution"))
+    return Caution(dict(_shares(options, "caution")), dict(_shares(options, "leeway")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +168,7 @@ class Recall:
             return quantiles
         ordered = np.sort(history[:, -LATELY:], axis=1)  # what is missing comes last
         count = (~np.isnan(ordered)).sum(axis=1)
-        shares = np.array([self.shares.get(kind_of(each), 0.0) for each in seasons])
+        shares = _of(self.shares, seasons)
         rare = (ordered == 0).sum(axis=1) > count / 2
         shares = np.where(rare, self.shares.get(INTERMITTENT, shares), shares)
         chosen = np.flatnonzero((shares > 0) & (count >= FEWEST_SEEN))

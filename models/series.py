@@ -266,25 +266,13 @@ class SeriesNetwork:
         raw = self._unroll(rows, patches)[rows.target]
         _verify_finite(raw)
         sane = distribution.monotone(_bounded(raw))
-        cautious = self._held_back(sane, rows.past[rows.target], self._caution.of(seasons))
-        recalled = self._recall.apply(cautious, self._levels, seasons, rows.past[rows.target])
+        history = rows.past[rows.target]
+        cautious = self._caution.apply(sane, self._levels, seasons, history)
+        recalled = self._recall.apply(cautious, self._levels, seasons, history)
         calibrated = self._calibration.apply(recalled, self._levels, seasons, seasonal)
         answer = distribution.widen(calibrated, self._levels, deviations)
         for part in reversed(undone):
             answer = part.restore(answer)
-        return answer
-
-    def _held_back(
-        self, quantiles: FloatArray, history: FloatArray, shares: FloatArray
-    ) -> FloatArray:
-        """Quantiles moved by shares (rows,) towards a forecast that hardly trusts a trend."""
-        rows = np.flatnonzero(shares)
-        if not len(rows):
-            return quantiles
-        level = guide(history[rows], quantiles.shape[2], trends=False)[:, None]
-        median = quantiles[rows][:, [self._levels.index(0.5)]]
-        answer = quantiles.copy()
-        answer[rows] += shares[rows, None, None] * (level - median)
         return answer
 
     def _unroll(self, rows: Rows, patches: int) -> FloatArray:

@@ -85,6 +85,30 @@ def test_caution_moves_all_quantiles_towards_a_forecast_without_trend(
     np.testing.assert_allclose(half.quantiles, middle, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("said", [0.5, {"12": -0.1}, {"12": 1.5}, {"12": "much"}])
+def test_leeway_must_be_a_share(said: object) -> None:
+    with pytest.raises(CheckpointError, match="leeway"):
+        caution_of({"leeway": said})
+
+
+@pytest.mark.parametrize("slope", [1.0, -1.0])
+def test_leeway_is_on_the_trend_s_side(slope: float, tiny_checkpoint: Path) -> None:
+    checkpoint = load_series(tiny_checkpoint)
+    values = slope * np.arange(40.0)[None] + np.random.default_rng(0).normal(size=(1, 40))
+    task = SeriesTask((Series(values, season_lengths=()),), 6, LEVELS)
+    plain, wide = (
+        SeriesNetwork(
+            replace(checkpoint, options={"caution": {"none": 0.5}, "leeway": {"none": share}})
+        ).predict([task])[0][0]
+        for share in (0.0, 1.0)
+    )
+    trend = (guide(values, 6) - guide(values, 6, trends=False))[0]
+    moved = (wide.quantiles - plain.quantiles)[0]
+    side, other = (2, 0) if slope > 0 else (0, 2)
+    np.testing.assert_allclose(moved[side], trend, rtol=1e-3)
+    np.testing.assert_allclose(moved[[1, other]], 0, atol=1e-6)
+
+
 @pytest.mark.parametrize("said", [0.5, {"52": -0.1}, {"intermittent": 1.5}, {"7": "much"}])
 def test_recall_must_be_a_share(said: object) -> None:
     with pytest.raises(CheckpointError, match="recall"):
