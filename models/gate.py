@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 #: Series below which nothing can be said of the gain.
 LEAST_SERIES = 5
 SHARES = (0.8, 0.9)
+#: Times the median loss of production beyond which a series counts less.
+FAR = 2.0
 SEED = 20261125
 #: Losses drawn at once: of many customers all draws would not fit the memory.
 _AT_ONCE = 1 << 21
@@ -133,6 +135,7 @@ def judge(  # noqa: PLR0913 - each is a thing of its own
     methods += [Method(name, forecast) for name, forecast in forecasters.items()]
     test = run(records, methods, plan, on_done=on_done)
     ours, theirs = losses_of(test, candidate), losses_of(test, production)
+    ours, theirs = evened(ours, theirs), evened(theirs, theirs)
     if len(ours) < LEAST_SERIES:
         raise ModelError(
             f"the gate needs {LEAST_SERIES} series that can be tested, here are {len(ours)}; give "
@@ -289,6 +292,23 @@ def losses_of(test: Backtest, method: str) -> dict[str, float]:
         if score.method == method:
             grouped.setdefault(score.item, []).append(score.scaled_pinball)
     return {item: float(np.mean(losses)) for item, losses in grouped.items()}
+
+
+def even_weights(losses: FloatArray) -> FloatArray:
+    """Weights with which no loss counts more than FAR times the median.
+
+    A series that hardly moved before the window has a small unit, and its loss can be larger than
+    all others together: it would decide for all of them, and by chance.
+    """
+    far = FAR * np.median(losses) if len(losses) else 0.0
+    return np.asarray(far / np.maximum(losses, far)) if far > 0 else np.ones(len(losses))
+
+
+def evened(losses: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
+    """Losses of series, by the weights of what they were before."""
+    weights = even_weights(np.array(list(before.values())))
+    by_item = dict(zip(before, weights.tolist(), strict=True))
+    return {item: loss * by_item[item] for item, loss in losses.items()}
 
 
 def gain_of(ours: Mapping[str, float], theirs: Mapping[str, float], rules: Rules) -> Gain:

@@ -34,7 +34,7 @@ from models.calibration import ADJUSTED, LEAST, MOST, Sides, calibration_of, kin
 from models.checkpoint import ADAPTER_CONFIG, SeriesCheckpoint, load_series
 from models.examples import Examples, Shape, until
 from models.features import rows_of
-from models.gate import losses_of, simulated
+from models.gate import even_weights, evened, losses_of, simulated
 from models.metrics import naive_error
 from models.pooling import PooledEffects, learned_effects, pooled_effects_of
 from models.pretrain import AROUND, PretrainSettings
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
     from chronos.chronos2.model import Chronos2Model
 
-    from models.base import FloatArray
     from models.effects import Shares
     from models.tuning import TrainSettings
 
@@ -54,8 +53,6 @@ if TYPE_CHECKING:
 LEAST_CALIBRATED = 40
 #: What the distance to the median is tried at.
 FACTORS = tuple(round(0.5 + 0.05 * step, 2) for step in range(31))
-#: Times the median loss beyond which a series counts less.
-FAR = 2.0
 #: Shares that are tried of what a series was lately.
 RECALLED = (0.0, 0.15, 0.3, 0.45)
 #: Series of which effects in common are learned.
@@ -191,7 +188,7 @@ class Judge:
         self.until = latest.times[-1].isoformat()
         self.checkpoint = checkpoint
         self._known: list[float] | None = None  # of the network before, on simulated series
-        self._weights: dict[str, float] = {}
+        self._first: dict[str, float] = {}  # losses of the network before
 
     def losses(
         self, model: Chronos2Model, options: dict[str, Any], alive: Callable[[], None]
@@ -199,15 +196,12 @@ class Judge:
         """Mean pinball loss of each series in units of seasonal naive's error.
 
         options: what stands around the network, as a checkpoint has it. alive: called between
-        batches. Series that the network before missed by far count less, so that the few do not
-        decide for all.
+        batches. Series that the network before missed by far count less, as at the gate.
         """
         found = self._losses(self._answering(model, options), alive)
-        if not self._weights:
-            before = self._losses(self._before, alive)
-            evened = _even(np.array(list(before.values())))
-            self._weights = dict(zip(before, evened.tolist(), strict=True))
-        return {item: loss * self._weights[item] for item, loss in found.items()}
+        if not self._first:
+            self._first = self._losses(self._before, alive)
+        return evened(found, self._first)
 
     def forgotten(
         self, model: Chronos2Model, options: dict[str, Any], alive: Callable[[], None]
@@ -323,12 +317,6 @@ def _series(record: Record, freq: str) -> Series:
     return Series(record.target[None], tuple(covariates), season_lengths(freq))
 
 
-def _even(losses: FloatArray) -> FloatArray:
-    """Weights by which no loss counts more than FAR times the median."""
-    far = FAR * np.median(losses)
-    return np.asarray(far / np.maximum(losses, far)) if far > 0 else np.ones(len(losses))
-
-
 def _validation(records: Sequence[Record], plan: Plan, most: int) -> Plan:
     """As many windows of the plan, `most` at most, as take a third of the median history."""
     lengths = [np.count_nonzero(~np.isnan(record.target)) for record in records]
@@ -357,7 +345,7 @@ def _sides(examples: Sequence[Example], plan: Plan, old: Sides) -> Sides:
             pinball = np.maximum(level * error, (level - 1) * error)
             each.append(np.nanmean(pinball, axis=(1, 2)) / scale)
         losses = np.stack(each)
-        weights = _even(losses[FACTORS.index(1.0)])
+        weights = even_weights(losses[FACTORS.index(1.0)])
         best = FACTORS[int(np.argmin(losses @ weights))]
         found.append(round(float(np.clip(before * np.sqrt(best), LEAST, MOST)), 3))
     return found[0], found[1]

@@ -67,7 +67,7 @@ BLENDS = (0.25, 0.5, 0.75)
 _SAVED = "checkpoint-"
 LOGGED_EVERY = 10  # steps
 #: Shares of the effects that the shop has in common that are tried.
-POOLED = (0.5, 1.0)
+POOLED = (0.25, 0.5)
 REMEMBERED = 0.01  # of the loss on simulated series, that may be lost; the gate allows 0.02
 
 
@@ -412,6 +412,7 @@ class _Tuner:
     def _forget(self) -> None:
         """Stay with the weights there were."""
         self.standing.best, self.standing.best_step = self.standing.untrained, 0
+        self.standing.part = 1.0
         self.weights.best = self.start
 
     def _doubt(self) -> None:

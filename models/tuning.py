@@ -83,7 +83,7 @@ class TrainSettings:
     validation: int = 4
     look_every: int = 25
     patience: int = 4
-    judged: int = 200
+    judged: int = 400
     recent: float = 1.0
     augment: tuple[str, ...] = ()
     replay: float = 0.1

@@ -72,6 +72,15 @@ def test_the_lower_bound_has_to_beat_the_margin() -> None:
     assert not judge(shop(), PLAN, RIVALS, rules=between).accepted
 
 
+def test_a_series_with_next_to_no_unit_does_not_decide_for_all() -> None:
+    """It was still until the windows, and production happens to be nearer there."""
+    still = shop(1, name="still")[0]
+    values = np.where(np.arange(80) < 66, LEVEL + 0.01 * (np.arange(80) % 2), LEVEL + 2)
+    verdict = judge([*shop(), dataclasses.replace(still, target=values)], PLAN, RIVALS)
+    assert verdict.scores["candidate"].scaled_pinball > verdict.scores["production"].scaled_pinball
+    assert verdict.gain.low > 0
+
+
 def test_a_gain_of_few_series_is_no_sure_one() -> None:
     one_wins = shop(9) + [dataclasses.replace(r, item=f"b {r.item}") for r in shop(1, seed=1)]
     lucky = {"production": about(LEVEL, unlucky="b"), "candidate": about(LEVEL + 0.5)}

@@ -284,7 +284,7 @@ def test_an_adapter_is_tuned_further_as_a_whole(
         PLAN,
         first,
         state=tmp_path / "a",
-        settings=replace(QUICK, method=before),
+        settings=replace(QUICK, method=before, steps=2, look_every=2),
     )
     trained = fine_tune(
         first,
