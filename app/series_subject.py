@@ -175,6 +175,10 @@ class SeriesSubject:
         note_trained(self._desk, trained)
         if trained.around:
             self._desk.note(f"learned beside the weights: {', '.join(trained.around)}")
+        for name, effect in trained.effects.items():
+            self._desk.note(
+                f"across the shop a unit of {name} is expected to be worth {effect:+.2f}"
+            )
         facts: Facts = plain(asdict(trained))
         return facts | self._pruned(parent, made)
 

@@ -36,7 +36,7 @@ from models.bottleneck import BOTTLENECK, Bottleneck, bottleneck_weights, give_b
 from models.checkpoint import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, WEIGHTS
 from models.gate import Rules, gain_of
 from models.lessons import Earlier, Lessons, mean_of, shop_effects
-from models.pooling import PooledEffects, pooled_effects_of
+from models.pooling import PooledEffect, PooledEffects, pooled_effects_of
 from models.pretrain import Batch, answer_of, arrange, draw_batch
 from models.tracking import Curve
 from models.tuning import OPTIMIZERS, Trained, TrainProgress, TrainSettings
@@ -304,6 +304,9 @@ class _Tuner:
             effects = shop_effects(lessons.before_gate, lessons.freq, lessons.checkpoint)
             self.standing.around |= self._with(effects, self.standing.pooled)
 
+    def _pooled(self) -> Mapping[str, PooledEffect]:
+        return pooled_effects_of(self.standing.around).by_name
+
     def _with(self, effects: PooledEffects, share: float) -> dict[str, Any]:
         known = pooled_effects_of(self.lessons.checkpoint.options).by_name
         learned = {name: one.shrunk(share) for name, one in effects.by_name.items()}
@@ -525,6 +528,7 @@ class _Tuner:
             steps=self.standing.best_step,
             part=self.standing.part,
             around=tuple(self.standing.around),
+            effects={name: one.multiplies for name, one in self._pooled().items()},
             steps_done=self.step,
             scores={"zero_shot": self.standing.zero_shot, "tuned": self.standing.best},
             trained=sum(w.numel() for w in weights if w.requires_grad),

@@ -227,15 +227,18 @@ class Trained:
     steps: chosen, of `steps_done`; 0 if nothing learned was better than the network before, which
     is then what was written. part: of the way to the weights of that step. around: names of what
     was learned beside the weights: pooled_effects, covariate_effects (that there are none), recall,
-    calibration. trained: parameters that were, of `parameters`. seconds: of work,
-    over all sittings; cpu_seconds: of the processor, of the last. until: the last period that was
-    trained on or chosen by, as ISO 8601. whole: `out` is a checkpoint of its own and needs no base.
+    calibration. effects: of the pooled ones, on the logarithm of the target, a unit of the
+    covariate (of a price all of its mean). trained: parameters that were, of `parameters`. seconds:
+    of work, over all sittings; cpu_seconds: of the processor, of the last. until: the last period
+    that was trained on or chosen by, as ISO 8601. whole: `out` is a checkpoint of its own and needs
+    no base.
     """
 
     method: str
     steps: int
     part: float
     around: tuple[str, ...]
+    effects: dict[str, float]
     steps_done: int
     scores: dict[str, float]
     trained: int

@@ -333,6 +333,7 @@ def test_what_a_promotion_does_to_all_articles_is_learned(
     trained = fine_tune(*parts, state=tmp_path / "state", settings=QUICK)
     assert "pooled_effects" in trained.around
     promotion = config_of(out)["pooled_effects"]["promotion"]
+    assert trained.effects == {"promotion": promotion["multiplies"]}
     assert promotion["multiplies"] in (
         pytest.approx(np.log(2), rel=0.15),
         pytest.approx(np.log(2) / 2, rel=0.15),
