@@ -133,5 +133,5 @@ class _Sums:
         diagonal = np.einsum("ikk->ik", self.scatter)
         ridge = (RIDGE + SHARED * diagonal)[:, None] * np.eye(len(self.least))
         found = np.linalg.solve(self.scatter + ridge, self.moment[..., None])[..., 0]
-        rounded = np.round([*found, self.least, self.most], 6).T.tolist()
-        return [PooledEffect(*each) for each in rounded]
+        rows = np.array([*found, self.least, self.most]).T
+        return [PooledEffect(*(float(f"{one:.6g}") for one in row)) for row in rows]

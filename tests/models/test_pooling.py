@@ -83,6 +83,18 @@ def test_effects_that_add_are_in_units_of_the_mean() -> None:
     assert learned["promotion"].multiplies == 0
 
 
+def test_effects_of_large_amounts_are_small_and_kept() -> None:
+    rng = np.random.default_rng(0)
+    shops = []
+    for _ in range(40):
+        spent = 1e5 * (rng.random(WEEKS + AHEAD) < 0.2) * rng.random(WEEKS + AHEAD)
+        sales = 50 * np.exp(3e-6 * spent) * rng.lognormal(0, 0.1, len(spent))
+        covariate = Covariate("advertising", spent[:WEEKS], spent[WEEKS:])
+        shops.append(Series(sales[None, :WEEKS], (covariate,), ()))
+    learned = learned_effects(laid_out(*shops), ()).by_name["advertising"]
+    assert learned.multiplies == pytest.approx(3e-6, rel=0.1)
+
+
 @pytest.mark.parametrize("weeks", [WEEKS, 6])
 def test_an_article_never_promoted_is_foretold_by_the_others(weeks: int) -> None:
     new = article(np.random.default_rng(9), promoted=0.0, weeks=weeks)
