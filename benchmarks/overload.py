@@ -3,7 +3,7 @@
     python benchmarks/overload.py [--seconds 60] [--times 10] [--apart]
 
 Callers of benchmarks/load.py, its mix and its open loop, come at a multiple of what one process
-answers in a closed loop, with a deadline (`SHOPCAST_TIMEOUT_MS`) of 1.75 times what an idle service
+answers in a closed loop, with a deadline (`SHOPCAST_TIMEOUT_MS`) of 1.5 times what an idle service
 takes to answer a full batch, at the 99th percentile, and then with one of a second. Printed beside
 it: the 99th percentile of those who were answered; how soon the others were refused; memory before,
 at the most and after; and how long after the end a single caller is answered as fast as one was
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     Cores = Iterable[int] | None
 
-DEADLINE = 1.75  # full batches of an idle service
+DEADLINE = 1.5  # full batches of an idle service
 POOL_S = 6.0  # of callers who are made anew; then they come again, when nobody waits any more
 WARM_S = 3.0
 FULL = 60  # requests that fill a batch
