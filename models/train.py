@@ -733,6 +733,9 @@ class _Steps(TrainerCallback):
 
     def on_optimizer_step(self, *_: object, **__: object) -> None:
         if self.tuner.settings.method == "adalora":
+            for weight in self.tuner.model.parameters():
+                if weight.requires_grad and weight.grad is None:  # of groups, where there are none
+                    weight.grad = torch.zeros_like(weight)
             self.tuner.model.base_model.update_and_allocate(self.tuner.step)
 
     def on_step_end(self, args: object, state: object, control: Any, **_: object) -> None:  # noqa: ANN401, ARG002

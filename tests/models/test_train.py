@@ -57,6 +57,11 @@ def shop(count: int = 12, weeks: int = 90, seed: int = 0) -> list[Record]:
     return records
 
 
+def unpromoted(seed: int = 0) -> list[Record]:
+    """The shop without what is known of its promotions."""
+    return [replace(one, covariates=()) for one in shop(seed=seed)]
+
+
 @pytest.fixture(scope="module")
 def around_checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny network with everything around it that the shipped one has."""
@@ -126,7 +131,7 @@ def test_groups_that_are_alike_look_no_further(around_checkpoint: Path) -> None:
 def test_every_method_learns_and_what_it_writes_serves(
     method: str, around_checkpoint: Path, tmp_path: Path
 ) -> None:
-    records, out = shop(), tmp_path / "out"
+    records, out = unpromoted(), tmp_path / "out"
     settings = replace(QUICK, method=method)
     trained = fine_tune(
         around_checkpoint, records, PLAN, out, state=tmp_path / "state", settings=settings
@@ -136,7 +141,7 @@ def test_every_method_learns_and_what_it_writes_serves(
     assert (trained.trained < trained.parameters) == (method != "full")
     assert trained.whole == (method not in {"lora", "ia3", "adapter"})
     again = validation_score(out, around_checkpoint, records)
-    assert again == pytest.approx(trained.scores["tuned"], rel=2e-3)
+    assert again == pytest.approx(trained.scores["tuned"], rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -277,14 +282,14 @@ def test_other_data_is_replayed(around_checkpoint: Path, tmp_path: Path) -> None
 def test_an_adapter_is_tuned_further_as_a_whole(
     before: str, method: str, around_checkpoint: Path, tmp_path: Path
 ) -> None:
-    first, second, records = tmp_path / "first", tmp_path / "second", shop(seed=2)
+    first, second, records = tmp_path / "first", tmp_path / "second", unpromoted(seed=2)
     fine_tune(
         around_checkpoint,
-        shop(),
+        unpromoted(),
         PLAN,
         first,
         state=tmp_path / "a",
-        settings=replace(QUICK, method=before, steps=2, look_every=2),
+        settings=replace(QUICK, method=before),
     )
     trained = fine_tune(
         first,
@@ -299,17 +304,18 @@ def test_an_adapter_is_tuned_further_as_a_whole(
     assert trained.scores["tuned"] < trained.scores["zero_shot"]
     assert width_of(load_series(second).model) == (4 if before == "adapter" else None)
     again = validation_score(second, around_checkpoint, records)
-    assert again == pytest.approx(trained.scores["tuned"], rel=2e-3)
+    assert again == pytest.approx(trained.scores["tuned"], rel=1e-4)
 
 
 def test_bottlenecks_begin_as_nothing_and_are_small(
-    around_checkpoint: Path, tmp_path: Path
+    around_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("models.lessons.RECALLED", ())  # nothing else is learned
     settings = replace(QUICK, method="adapter", steps=1, look_every=1, learning_rate=1e-12)
     out = tmp_path / "out"
-    parts = (around_checkpoint, shop(), PLAN, out)
+    parts = (around_checkpoint, unpromoted(), PLAN, out)
     trained = fine_tune(*parts, state=tmp_path / "state", settings=settings)
-    assert trained.steps == 0
+    assert trained.scores["tuned"] == pytest.approx(trained.scores["zero_shot"], rel=1e-3)
     assert trained.trained == 6 * (2 * 32 * 4 + 4 + 32)  # parts × (down and up, their biases)
     assert set(load_file(out / "adapter_model.safetensors")) == {
         f"encoder.block.{block}.layer.{layer}.dropout.{kind}.{part}"
